@@ -145,3 +145,38 @@ class Progress:
     age_s: float = 0.0
     confidence: float = 0.0
     status: str = "ok"
+
+
+@dataclass(frozen=True)
+class ChunkBatch:
+    """B chunk transitions for critic training: from the state before a chunk to its true successor.
+
+    images, next_images: camera -> uint8 (B, height, width, 3); empty when features or states serve.
+    state, next_state: float32 (B, S).
+    environment_state, next_environment_state: float32 (B, N) or None.
+    features, next_features: float32 (B, F), cached output of a frozen vision encoder, or None.
+    instruction: int64 (B,), index into the loader's `instructions` list.
+    actions: float32 (B, E, A), physical; steps where `valid` is False are zero and must be masked.
+    valid: bool (B, E), a prefix of True of length n: the steps that belong to this transition
+        (n < E when the episode or the executed part ended earlier).
+    reward: float32 (B,), sum over k < n of gamma^k r_k.
+    discount: float32 (B,), gamma^n, or 0 where the transition ends in a terminal state.
+    mc_return: float32 (B,), discounted return to go, -inf where it is unknown.
+    index: int64 (B,), global frame index of the first step.
+    """
+
+    state: Float32
+    next_state: Float32
+    instruction: NDArray[np.int64]
+    actions: Float32
+    valid: NDArray[np.bool_]
+    reward: Float32
+    discount: Float32
+    mc_return: Float32
+    index: NDArray[np.int64]
+    images: dict[str, UInt8] = field(default_factory=dict)
+    next_images: dict[str, UInt8] = field(default_factory=dict)
+    environment_state: Float32 | None = None
+    next_environment_state: Float32 | None = None
+    features: Float32 | None = None
+    next_features: Float32 | None = None
