@@ -1,0 +1,151 @@
+"""`TabletopEnv`: one task of the WidowX AI tabletop as a gymnasium environment.
+
+Observation: `agent_pos` float32 (6,) always; `pixels` {camera: uint8 (H, W, 3)} in image mode;
+`environment_state` float32 (37,) in state mode. Action: float32 (5,), see `sim.arm`.
+Success and failure terminate; the time limit truncates. The reward is 1 on success, else 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.arm import ACTION_HIGH, ACTION_LOW, CONTROL_HZ, STATE_NAMES
+from sim.render import CAMERAS, CameraRenderer, project
+from sim.tasks import MAX_STEPS, TASKS, failure, progress, set_up, success
+from sim.visuals import RANGES, Visuals
+from sim.wordings import instructions
+from sim.world import ENVIRONMENT_STATE_NAMES, World
+from valueguide.errors import ConfigError
+
+IMAGE_SIZE = 128
+
+
+class TabletopEnv(gym.Env):
+    """One task. `reset(seed)` fixes everything: state, wording and appearance, bit for bit."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}  # noqa: RUF012
+
+    def __init__(
+        self,
+        task: str,
+        observation: str = "images",
+        wording: str = "train",
+        visuals: str = "train",
+        image_size: int = IMAGE_SIZE,
+        max_steps: int = MAX_STEPS,
+        render_mode: str = "rgb_array",
+    ) -> None:
+        """observation: "images", "state" or "both". wording, visuals: "train" or "held_out" (visuals: or "none").
+
+        Raises ConfigError for an unknown task or setting.
+        """
+        for label, value, known in (
+            ("task", task, TASKS),
+            ("observation", observation, ("images", "state", "both")),
+            ("wording", wording, ("train", "held_out")),
+            ("visuals", visuals, RANGES),
+        ):
+            if value not in known:
+                raise ConfigError(f"{label}: expected one of {', '.join(known)}, found {value!r}")
+        self.task = TASKS[task]
+        self.world = World()
+        self.render_mode = render_mode
+        self.image_size, self._max_episode_steps = image_size, max_steps
+        self._observation, self._wording, self._visuals_name = observation, wording, visuals
+        self._task_index = list(TASKS).index(task)
+        self._visuals = Visuals(self.world.model)
+        self._renderer: CameraRenderer | None = None
+        self._render_images = observation != "state"
+        self._steps = 0
+        self.task_description = instructions(task, wording)[0]
+        self.action_space = gym.spaces.Box(ACTION_LOW, ACTION_HIGH, dtype=np.float32)
+        self.observation_space = self._space()
+
+    def _space(self) -> gym.spaces.Dict:
+        spaces: dict[str, gym.Space] = {"agent_pos": gym.spaces.Box(-np.inf, np.inf, (len(STATE_NAMES),), np.float32)}
+        if self._observation != "state":
+            image = gym.spaces.Box(0, 255, (self.image_size, self.image_size, 3), np.uint8)
+            spaces["pixels"] = gym.spaces.Dict(dict.fromkeys(CAMERAS, image))
+        if self._observation != "images":
+            shape = (len(ENVIRONMENT_STATE_NAMES),)
+            spaces["environment_state"] = gym.spaces.Box(-np.inf, np.inf, shape, np.float32)
+        return gym.spaces.Dict(spaces)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[dict, dict]:
+        """Start an episode. The same (task, seed, settings) give the same episode on every machine."""
+        super().reset(seed=seed)
+        episode = int(self.np_random.integers(2**62)) if seed is None else seed
+        # Appearance and wording have their own streams: changing them leaves the physics untouched.
+        state_rng, word_rng, look_rng = (
+            np.random.default_rng([stream, self._task_index, episode]) for stream in range(3)
+        )
+        extra = RANGES[self._visuals_name].extra
+        for _ in range(100):
+            set_up(self.world, self.task, state_rng, extra)
+            if not success(self.world, self.task) and failure(self.world, self.task) is None:
+                break
+        self._visuals.apply(self._visuals_name, look_rng)
+        sentences = instructions(self.task.name, self._wording)
+        self.task_description = sentences[int(word_rng.integers(len(sentences)))]
+        self._steps = 0
+        return self.observe(), self._info(None)
+
+    def step(self, action: NDArray[np.float32]) -> tuple[dict, float, bool, bool, dict]:
+        """One control step (0.1 s). Raises ConfigError for a wrong action size or a NaN."""
+        action = np.asarray(action, np.float32)
+        if action.shape != ACTION_LOW.shape or not np.isfinite(action).all():
+            raise ConfigError(f"action: expected {ACTION_LOW.shape} finite values, found {action!r}")
+        self.world.arm.step(action)
+        self._steps += 1
+        succeeded = success(self.world, self.task)
+        failed = None if succeeded else failure(self.world, self.task)
+        terminated = succeeded or failed is not None
+        truncated = not terminated and self._steps >= self._max_episode_steps
+        return self.observe(), float(succeeded), terminated, truncated, self._info(failed)
+
+    def _info(self, failed: str | None) -> dict[str, Any]:
+        return {
+            "is_success": success(self.world, self.task),
+            "failure": failed or "",
+            "task_description": self.task_description,
+            "progress": progress(self.world, self.task),
+            "contact_force": self.world.arm.peak_force,
+        }
+
+    def set_render(self, on: bool) -> None:
+        """Leave images out of the following observations (rendering dominates the cost), or put them back."""
+        self._render_images = on and self._observation != "state"
+
+    def observe(self) -> dict[str, Any]:
+        """The observation of the current state, without stepping."""
+        observation: dict[str, Any] = {"agent_pos": self.world.arm.state()}
+        if self._observation != "images":
+            observation["environment_state"] = self.world.environment_state()
+        if self._render_images:
+            observation["pixels"] = self._images(self.image_size)
+        return observation
+
+    def _images(self, size: int) -> dict[str, NDArray[np.uint8]]:
+        if self._renderer is None:
+            self._renderer = CameraRenderer(self.world.model, size, size)
+        return self._renderer.images(self.world.data)
+
+    def render(self) -> NDArray[np.uint8]:
+        """The front camera, uint8 (H, W, 3)."""
+        return self._images(self.image_size)["front"]
+
+    def project_candidates(self, actions: NDArray[np.float32], camera: str = "front") -> list[NDArray[np.float32]]:
+        """Pixel polylines (H+1, 2), one per chunk, of where the hand would go. actions: (K, H, 5)."""
+        start = self.world.arm.position()
+        paths = [np.vstack([start, start + np.cumsum(chunk[:, :3], axis=0)]) for chunk in actions]
+        size = self.image_size
+        return [project(self.world.model, self.world.data, camera, path, size, size) for path in paths]
+
+    def close(self) -> None:
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None

@@ -1,0 +1,91 @@
+"""The physical state of the tabletop: the compiled scene, the arm in it, and where things are."""
+
+from __future__ import annotations
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from sim.arm import Arm
+from sim.scene import NOVEL_OBJECTS, OBJECTS, build_model
+
+Array = NDArray[np.float64]
+#: Where objects that take no part in an episode wait: behind the front camera, on the floor.
+_PARKING = np.array([3.0, -0.6, -0.55])
+ENVIRONMENT_STATE_NAMES = tuple(
+    f"{name}.{field}" for name in OBJECTS for field in ("x", "y", "z", "sin_yaw", "cos_yaw")
+) + ("drawer", "button")
+
+
+class World:
+    """Model, data and arm of one episode, with named look-ups. Positions in metres, base frame."""
+
+    def __init__(self) -> None:
+        self.model = build_model()
+        self.data = mujoco.MjData(self.model)
+        self.arm = Arm(self.model, self.data)
+        self.present: tuple[str, ...] = ()
+        every = [*OBJECTS, *NOVEL_OBJECTS]
+        self._qpos = {n: int(self.model.jnt_qposadr[self.model.body(n).jntadr[0]]) for n in every}
+        self._dof = {n: int(self.model.jnt_dofadr[self.model.body(n).jntadr[0]]) for n in every}
+
+    def clear(self) -> None:
+        """Rest state: the arm at home, drawer and button at zero, every object parked."""
+        mujoco.mj_resetData(self.model, self.data)
+        self.arm.home()
+        for i, name in enumerate(self._qpos):
+            self._set_pose(name, _PARKING + [0, 0.15 * i, 0], 0.0)
+        self.present = ()
+
+    def place(self, name: str, xy: Array, yaw: float) -> None:
+        """Put an object upright on the table at xy (2,) with the given yaw."""
+        self._set_pose(name, np.array([*xy, {**OBJECTS, **NOVEL_OBJECTS}[name].rest_height]), yaw)
+        self.present = (*self.present, name)
+
+    def settle(self, steps: int = 50) -> None:
+        """Let physics run with the arm holding still."""
+        for _ in range(steps):
+            mujoco.mj_step(self.model, self.data)
+
+    def _set_pose(self, name: str, position: Array, yaw: float) -> None:
+        start = self._qpos[name]
+        self.data.qpos[start : start + 3] = position
+        self.data.qpos[start + 3 : start + 7] = [np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)]
+
+    def position(self, body: str) -> Array:
+        """(3,) origin of a body."""
+        return self.data.body(body).xpos.copy()
+
+    def geom_position(self, geom: str) -> Array:
+        """(3,) centre of a geom."""
+        return self.data.geom(geom).xpos.copy()
+
+    def yaw_of(self, body: str) -> float:
+        """Heading of a body's x axis in the table plane, radians."""
+        rotation = self.data.body(body).xmat
+        return float(np.arctan2(rotation[3], rotation[0]))
+
+    def speed(self, name: str) -> float:
+        """Linear speed of a movable object, m/s."""
+        start = self._dof[name]
+        return float(np.linalg.norm(self.data.qvel[start : start + 3]))
+
+    @property
+    def drawer(self) -> float:
+        """How far the drawer is open, metres."""
+        return float(self.data.joint("drawer").qpos[0])
+
+    @property
+    def button(self) -> float:
+        """How far the button is pressed, metres."""
+        return float(self.data.joint("button").qpos[0])
+
+    def environment_state(self) -> NDArray[np.float32]:
+        """Privileged state, float32 (37,): see ENVIRONMENT_STATE_NAMES. Absent objects are all zero."""
+        out = np.zeros(len(ENVIRONMENT_STATE_NAMES), np.float32)
+        for i, name in enumerate(OBJECTS):
+            if name in self.present:
+                yaw = self.yaw_of(name)
+                out[5 * i : 5 * i + 5] = [*self.position(name), np.sin(yaw), np.cos(yaw)]
+        out[-2:] = self.drawer, self.button
+        return out
