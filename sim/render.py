@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import os
 
-os.environ.setdefault("MUJOCO_GL", "egl")
-# One rasteriser thread is as fast at these sizes and leaves a core for the policy.
-os.environ.setdefault("LP_NUM_THREADS", "1")
-
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
