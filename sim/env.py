@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium as gym
+import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
@@ -88,7 +89,7 @@ class TabletopEnv(gym.Env):
             set_up(self.world, self.task, state_rng, extra)
             if not success(self.world, self.task) and failure(self.world, self.task) is None:
                 break
-        self._visuals.apply(self._visuals_name, look_rng)
+        self.repaint(look_rng)
         sentences = instructions(self.task.name, self._wording)
         self.task_description = sentences[int(word_rng.integers(len(sentences)))]
         self._steps = 0
@@ -128,6 +129,15 @@ class TabletopEnv(gym.Env):
         if self._render_images:
             observation["pixels"] = self._images(self.image_size)
         return observation
+
+    def repaint(self, rng: np.random.Generator) -> None:
+        """Draw a new appearance in the middle of an episode; the physics is untouched."""
+        self._visuals.apply(self._visuals_name, rng)
+        mujoco.mj_forward(self.world.model, self.world.data)
+
+    def pictures(self) -> dict[str, NDArray[np.uint8]]:
+        """Both cameras, whatever the observation mode: camera -> uint8 (H, W, 3)."""
+        return self._images(self.image_size)
 
     def _images(self, size: int) -> dict[str, NDArray[np.uint8]]:
         if self._renderer is None:

@@ -24,6 +24,8 @@ _MAX_YAW_STEP = float(ACTION_HIGH[3])
 _HOVER, _CARRY_HEIGHT = 0.10, 0.17
 #: A phase that cannot reach its waypoint gives up after this many steps.
 _PATIENCE = 25
+#: How long a demonstrator waits for the result before ending an episode that did not succeed.
+_IDLE_STEPS, _PUSH_LIMIT = 4, 18
 _UP = np.array([0.0, 0.0, 1.0])
 
 
@@ -95,7 +97,7 @@ class Expert:
     def __init__(self, world: World, task: Task, flaws: Flaws | None = None, seed: int = 0) -> None:
         self.world, self.task, self.flaws = world, task, flaws or Flaws()
         self._rng = np.random.default_rng(seed)
-        self._phase, self._count, self._paused, self._tries = 0, 0, 0, 0
+        self._phase, self._count, self._paused, self._tries, self._pushed = 0, 0, 0, 0, 0
         self._lift_start: Array = world.arm.position()
         self._carry_start: Array | None = None
         self._target_object = self.flaws.wrong_object or task.moved
@@ -109,6 +111,11 @@ class Expert:
         action = self._phases[min(self._phase, len(self._phases) - 1)]()
         action[:3] += self._rng.normal(0, self.flaws.noise, 3)
         return action.astype(np.float32)
+
+    @property
+    def finished(self) -> bool:
+        """The plan is over (and a few steps have passed): the demonstrator lets go of the controls."""
+        return self._phase >= len(self._phases) + _IDLE_STEPS or self._pushed > _PUSH_LIMIT
 
     # -- building blocks -----------------------------------------------------------------------
 
@@ -132,8 +139,8 @@ class Expert:
         return np.array([0, 0, 0, 0, grip], float)
 
     def _push(self, direction: Array, grip: float, steps: float) -> Array:
-        self._count += 1
-        if self._count > steps:
+        self._pushed += 1
+        if self._pushed > steps:
             return np.array([0, 0, 0, 0, grip], float)
         return np.array([*direction, 0, grip])
 
