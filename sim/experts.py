@@ -74,12 +74,14 @@ def draw_flaws(skill: float, task: Task, world: World, rng: np.random.Generator)
         angle, radius = rng.uniform(0, 2 * np.pi), rng.uniform(low, high)
         return float(radius * np.cos(angle)), float(radius * np.sin(angle))
 
+    # A handle and a button forgive less than an object between two fingers does.
+    scale = 1.0 if task.moved else 0.5
     others = [n for n in world.present if n not in task.objects and n in OBJECTS]
     return Flaws(
-        grasp_offset=offset(0.018, 0.05) if happens("grasp", 0.45) else (0.0, 0.0),
+        grasp_offset=offset(0.018 * scale, 0.05 * scale) if happens("grasp", 0.45) else (0.0, 0.0),
         place_offset=offset(0.03, 0.09) if happens("place", 0.35) else (0.0, 0.0),
-        grasp_height=float(rng.uniform(0.02, 0.05)) if happens("height", 0.2) else 0.0,
-        yaw_offset=float(rng.uniform(0.5, 1.1) * rng.choice([-1, 1])) if happens("yaw", 0.2) else 0.0,
+        grasp_height=float(scale * rng.uniform(0.02, 0.05)) if happens("height", 0.2) else 0.0,
+        yaw_offset=float(scale * rng.uniform(0.5, 1.1) * rng.choice([-1, 1])) if happens("yaw", 0.2) else 0.0,
         release_at=float(rng.uniform(0.2, 0.8)) if happens("release", 0.25) else 1.0,
         wrong_object=str(rng.choice(others)) if others and task.moved and happens("object", 0.15) else None,
         detour=offset(0.06, 0.14) if happens("detour", 0.3) else None,

@@ -64,3 +64,35 @@ HELD_OUT: dict[str, tuple[str, ...]] = {
 def instructions(task: str, wording: str) -> tuple[str, ...]:
     """The sentences for a task. wording: "train" or "held_out"."""
     return {"train": TRAIN, "held_out": HELD_OUT}[wording][task]
+
+
+def corpus() -> tuple[str, ...]:
+    """Sentences to train a tokenizer and a text encoder on: this table's nouns in many phrasings.
+
+    General tabletop language, larger than the nine tasks; the held-out wordings are left out.
+    """
+    things = (
+        "carrot", "orange carrot", "plate", "white plate", "dish", "spoon", "metal spoon", "towel", "cloth",
+        "blue towel", "green cube", "yellow cube", "green block", "yellow block", "red cube", "eggplant",
+        "purple eggplant", "basket", "wooden basket", "can", "red can", "coke can", "drawer", "cabinet",
+        "cabinet drawer", "button", "red button", "cup", "bowl", "knife", "banana", "apple", "pot", "box",
+    )  # fmt: skip
+    moves = (
+        "put the {a} on the {b}", "place the {a} on the {b}", "move the {a} onto the {b}",
+        "set the {a} on top of the {b}", "lay the {a} on the {b}", "the {a} belongs on the {b}",
+        "put the {a} in the {b}", "drop the {a} into the {b}", "place the {a} inside the {b}",
+        "put the {a} next to the {b}", "move the {a} near the {b}", "place the {a} close to the {b}",
+        "bring the {a} beside the {b}", "stack the {a} on the {b}", "the {a} goes in the {b}",
+        "build a stack with the {a} on the {b}", "take the {a} away from the {b}",
+    )  # fmt: skip
+    single = (
+        "pick up the {a}", "lift the {a}", "grab the {a}", "take the {a}", "raise the {a}", "hold the {a} up",
+        "open the {a}", "close the {a}", "shut the {a}", "pull the {a} open", "push the {a} closed",
+        "slide the {a} out", "slide the {a} in", "press the {a}", "push the {a}", "push down the {a}", "hit the {a}",
+        "pull out the {a}", "make the {a} open up", "lift the {a} off the table", "touch the {a}", "turn the {a}",
+    )  # fmt: skip
+    held_out = {sentence for sentences in HELD_OUT.values() for sentence in sentences}
+    made = [p.format(a=a, b=b) for p in moves for a in things for b in things if a != b]
+    made += [p.format(a=a) for p in single for a in things]
+    made += [sentence for sentences in TRAIN.values() for sentence in sentences]
+    return tuple(s for s in dict.fromkeys(made) if s not in held_out)

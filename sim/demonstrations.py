@@ -1,0 +1,65 @@
+"""Turns a scripted expert's attempt into an `Episode`, with the flaws that a skill level brings."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sim.env import TabletopEnv
+from sim.experts import Expert, draw_flaws
+from valueguide.types import Episode, Observation, Step
+
+
+def demonstrate(env: TabletopEnv, seed: int, skill: float) -> Episode:
+    """One attempt at `env`'s task. skill 1.0 is flawless, 0.0 nearly always flawed.
+
+    The demonstrator stops when the task is done, has failed, or the plan is over; an attempt that
+    ended without a verdict is `truncated`.
+    """
+    raw, info = env.reset(seed=seed)
+    rng = np.random.default_rng([10, seed])
+    flaws = draw_flaws(skill, env.task, env.world, rng)
+    expert = Expert(env.world, env.task, flaws, seed)
+    instruction = info["task_description"]
+    steps: list[Step] = []
+    progress = [info["progress"]]
+    while True:
+        observation = to_observation(raw, instruction, len(steps), env.metadata["render_fps"])
+        action = np.clip(expert.action(), env.action_space.low, env.action_space.high)
+        raw, reward, terminated, truncated, info = env.step(action)
+        truncated = truncated or (expert.finished and not terminated)
+        steps.append(
+            Step(
+                observation=observation,
+                action=action,
+                reward=reward,
+                terminated=terminated,
+                truncated=truncated,
+                success=bool(info["is_success"]),
+                source="expert",
+                policy_version="scripted",
+            )
+        )
+        progress.append(info["progress"])
+        if terminated or truncated:
+            break
+    last = to_observation(raw, instruction, len(steps), env.metadata["render_fps"])
+    facts = {
+        "seed": seed,
+        "task_name": env.task.name,
+        "skill": skill,
+        "flaws": list(flaws.kinds),
+        "failure": info["failure"],
+        "progress": [round(float(p), 4) for p in progress],
+    }
+    return Episode(steps, last, instruction, facts)
+
+
+def to_observation(raw: dict, instruction: str, step: int, fps: float) -> Observation:
+    """The environment's dictionary as an `Observation`, stamped with simulated time."""
+    return Observation(
+        images=dict(raw.get("pixels", {})),
+        state=raw["agent_pos"],
+        task=instruction,
+        stamp_ns=round(step / fps * 1e9),
+        environment_state=raw.get("environment_state"),
+    )

@@ -1,0 +1,138 @@
+"""`valueguide collect`: demonstrations or policy rollouts of a suite, recorded as a LeRobotDataset v3."""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from valueguide.errors import ConfigError
+from valueguide.types import Episode
+
+EXAMPLES = """examples:
+  # 100 flawed demonstrations of each of the nine tasks, from images
+  valueguide collect --suite wxai --episodes 100 --skill 0.6 --out outputs/demos
+
+  # rollouts of a policy on a third-party suite
+  valueguide collect --suite metaworld --tasks push-v3 --policy outputs/policy --episodes 20 --out outputs/push
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--suite", default="wxai", help="wxai, wxai-state or a LeRobot environment type")
+    parser.add_argument("--tasks", default="", help="comma-separated task names; default: all of the suite")
+    parser.add_argument("--episodes", type=int, default=20, help="episodes per task")
+    parser.add_argument("--skill", type=float, default=0.6, help="scripted expert: 1 flawless ... 0 nearly always flawed")
+    parser.add_argument("--policy", default="", help="roll out this LeRobot policy instead of the scripted expert")
+    parser.add_argument("--critic", default="", help="guide the policy with this critic")
+    parser.add_argument("--k", type=int, default=1, help="candidates per decision when rolling out a policy")
+    parser.add_argument("--execute", type=int, default=4, help="steps executed of each chunk")
+    parser.add_argument("--seed", type=int, default=0, help="the first episode's seed; episode j uses seed + j")
+    parser.add_argument("--workers", type=int, default=2, help="processes that simulate in parallel")
+    parser.add_argument("--image-format", default="png", choices=("png", "jpeg"), help="how frames are stored")
+    parser.add_argument("--out", type=Path, required=True, help="dataset folder; an existing one is continued")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Record every (task, seed) that the dataset does not hold yet; returns counts per task."""
+    from valueguide.cli.common import progress_bar
+    from valueguide.cli.suites import dataset_spec, resolve_suite
+    from valueguide.data.reader import EpisodeDataset
+    from valueguide.data.writer import EpisodeWriter
+
+    if args.episodes < 1:
+        raise ConfigError(f"--episodes: expected at least 1, found {args.episodes}")
+    if not 0.0 <= args.skill <= 1.0:
+        raise ConfigError(f"--skill: expected 0 to 1, found {args.skill}")
+    suite = resolve_suite(args.suite)
+    tasks = suite_tasks(suite, args.tasks)
+    spec = dataset_spec(suite, image_format=args.image_format, k=args.k if args.policy else 0)
+    jobs = [(task, args.seed + j) for task in tasks for j in range(args.episodes)]
+    if (args.out / "meta" / "info.json").exists():
+        known = EpisodeDataset.open(args.out).metadata
+        done = {(m.get("task_name"), m.get("seed")) for m in known}
+        jobs = [job for job in jobs if job not in done]
+    successes: Counter[str] = Counter()
+    frames = 0
+    with EpisodeWriter(args.out, spec) as writer, progress_bar(len(jobs), "episodes") as bar:
+        for episode in _episodes(args, jobs):
+            writer.save(episode)
+            successes[episode.metadata["task_name"]] += episode.success
+            frames += len(episode.steps)
+            bar.update(1)
+    return {
+        "dataset": str(args.out),
+        "recorded": len(jobs),
+        "frames": frames,
+        "successes": {task: successes[task] for task in tasks},
+    }
+
+
+def suite_tasks(suite: Any, chosen: str) -> tuple[str, ...]:
+    """The tasks named in a comma-separated list (all when empty). Raises ConfigError for unknown ones."""
+    if not chosen:
+        return tuple(suite.tasks)
+    names = tuple(name.strip() for name in chosen.split(",") if name.strip())
+    for name in names:
+        if name not in suite.tasks:
+            raise ConfigError(f"--tasks: expected names from {', '.join(suite.tasks)}, found {name!r}")
+    return names
+
+
+def _episodes(args: argparse.Namespace, jobs: list[tuple[str, int]]) -> Iterator[Episode]:
+    """Simulate in worker processes; episodes arrive in the order of `jobs`, so datasets are reproducible."""
+    if args.workers <= 1:
+        _start_worker(vars(args))
+        yield from map(_simulate, jobs)
+        return
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(args.workers, _start_worker, (vars(args),)) as pool:
+        yield from pool.imap(_simulate, jobs)
+
+
+_worker: dict[str, Any] = {}
+
+
+def _start_worker(settings: dict[str, Any]) -> None:
+    """Each worker keeps one environment per task and, for rollouts, its own copy of the models."""
+    from valueguide.cli.suites import resolve_suite
+
+    _worker.clear()
+    _worker.update(settings=settings, suite=resolve_suite(settings["suite"]), environments={})
+    if settings["policy"]:
+        import torch
+
+        from valueguide.evaluation.arms import build_steerer
+
+        torch.set_num_threads(1)
+        _worker["steerer"] = build_steerer(
+            "guided" if settings["critic"] else "base",
+            _worker["suite"],
+            settings["policy"],
+            settings["critic"],
+            k=settings["k"],
+            execute=settings["execute"],
+        )
+
+
+def _simulate(job: tuple[str, int]) -> Episode:
+    task, seed = job
+    suite, settings = _worker["suite"], _worker["settings"]
+    env = _worker["environments"].setdefault(task, None) or suite.make(task)
+    _worker["environments"][task] = env
+    if settings["policy"]:
+        from valueguide.evaluation.rollout import rollout
+
+        episode = rollout(env, _worker["steerer"], seed, suite.max_steps)
+        episode.metadata.update(task_name=task, seed=seed)
+        return episode
+    from sim.env import TabletopEnv
+
+    if not isinstance(env, TabletopEnv):
+        raise ConfigError(f"--policy: expected a policy, since {suite.name} has no scripted expert; found none")
+    from sim.demonstrations import demonstrate
+
+    return demonstrate(env, seed, settings["skill"])
