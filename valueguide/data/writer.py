@@ -1,0 +1,293 @@
+"""Records episodes as a LeRobotDataset v3 that survives kill -9, without torch or lerobot.
+
+Each saved episode is one data file, one episode-metadata file and one sidecar row. Every file is
+written under a temporary name, flushed and renamed; replacing meta/info.json, which counts the
+episodes, comes last and is the commit. Whatever lies beyond that count is dropped at the next open.
+The cost of a save does not grow with the dataset; `valueguide.data.compact` merges the small files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from valueguide.data import layout
+from valueguide.data.columns import array_column
+from valueguide.data.encode import EncodedEpisode, encode_episode
+from valueguide.data.layout import DATA_TEMPLATE, EPISODES_TEMPLATE, FINALS_TEMPLATE, numbered
+from valueguide.data.schema import INDEX_FEATURES, DatasetSpec
+from valueguide.data.stats import Stats, array_stats, from_json, merge, to_json
+from valueguide.errors import DataError
+from valueguide.types import Episode
+
+log = logging.getLogger("valueguide.data")
+TEMPLATES = (DATA_TEMPLATE, EPISODES_TEMPLATE, FINALS_TEMPLATE)
+
+
+@dataclass
+class _Committed:
+    """What meta/info.json has confirmed, plus the number of the next file."""
+
+    episodes: int
+    frames: int
+    next_file: int
+    tasks: dict[str, int]
+    stats: Stats
+
+
+class EpisodeWriter:
+    """An `EpisodeSink` over the folder `root`. Use from one thread, as a context manager or with close().
+
+    Opens a new dataset, or resumes the one in `root` after dropping what a crash left half-written.
+    Raises DataError when `root` holds a dataset with another spec, a foreign dataset, or is being
+    recorded by another process.
+    """
+
+    def __init__(self, root: str | Path, spec: DatasetSpec) -> None:
+        self.root = Path(root)
+        self.spec = spec
+        try:
+            self._lock = lock(self.root)
+        except OSError as error:
+            raise DataError(f"{self.root}: cannot record here: {error}") from error
+        try:
+            _create_or_check(self.root, spec)
+            self._state: _Committed | None = _recover(self.root)
+        except BaseException:
+            self.close()
+            raise
+
+    def save(self, episode: Episode) -> int:
+        """Store the episode durably; returns its index.
+
+        Raises DataError when the episode does not fit the spec or the disk refuses; nothing is stored
+        then, earlier episodes are untouched, and recording may go on.
+        """
+        if self._lock is None:
+            raise DataError(f"{self.root}: the recording is closed")
+        encoded = encode_episode(episode, self.spec)
+        try:
+            if self._state is None:
+                self._state = _recover(self.root)
+            state, self._state = self._state, None  # An interrupted save leaves None: look again next time.
+            self._state = self._store(state, encoded)
+        except OSError as error:
+            self._discard()
+            raise DataError(
+                f"{self.root}: episode not stored: {error}. Earlier episodes are safe; free space and go on"
+            ) from error
+        return state.episodes
+
+    def close(self) -> None:
+        """Release the folder. Everything saved is already on disk."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> EpisodeWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _store(self, state: _Committed, encoded: EncodedEpisode) -> _Committed:
+        tasks = dict(state.tasks)
+        for task in encoded.tasks:
+            tasks.setdefault(task, len(tasks))
+        frames, index_stats = _frame_table(state, encoded, tasks, self.spec)
+        stats = {**encoded.stats, **index_stats}
+        number = state.next_file
+        layout.write_table(numbered(self.root, DATA_TEMPLATE, number), frames)
+        final = {"episode_index": pa.array([state.episodes], pa.int64()), **encoded.final}
+        layout.write_table(numbered(self.root, FINALS_TEMPLATE, number), pa.table(final))
+        layout.write_table(
+            numbered(self.root, EPISODES_TEMPLATE, number), _episode_table(state, encoded, stats)
+        )
+        if len(tasks) > len(state.tasks):
+            layout.write_table(self.root / layout.TASKS, task_table(tasks))
+        after = _Committed(
+            episodes=state.episodes + 1,
+            frames=state.frames + encoded.length,
+            next_file=number + 1,
+            tasks=tasks,
+            stats=merge(state.stats, stats),
+        )
+        layout.write_json(self.root / layout.STATS, to_json(after.stats))
+        layout.write_json(self.root / layout.INFO, info(self.spec, after.episodes, after.frames, len(tasks)))
+        return after
+
+    def _discard(self) -> None:
+        """Free what a failed save left, so that a full disk has room again; the next save re-checks."""
+        with contextlib.suppress(OSError, DataError):
+            self._state = _recover(self.root)
+
+
+def lock(root: Path) -> int:
+    """Take the folder for this process until the descriptor is closed (a kill closes it too)."""
+    path = root / layout.LOCK
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise DataError(f"{root}: another process is recording into this dataset; choose another folder") from error
+    return descriptor
+
+
+def info(spec: DatasetSpec, episodes: int, frames: int, tasks: int) -> dict[str, Any]:
+    """The content of meta/info.json."""
+    features = {name: {**entry, "shape": list(entry["shape"])} for name, entry in spec.features().items()}
+    return {
+        "codebase_version": layout.CODEBASE_VERSION,
+        "fps": spec.fps,
+        "features": features,
+        "total_episodes": episodes,
+        "total_frames": frames,
+        "total_tasks": tasks,
+        "chunks_size": layout.FILES_PER_CHUNK,
+        "data_files_size_in_mb": 100,
+        "video_files_size_in_mb": 200,
+        "data_path": DATA_TEMPLATE,
+        "video_path": None,
+        "robot_type": spec.robot_type or None,
+        "splits": {"train": f"0:{episodes}"},
+    }
+
+
+def task_table(tasks: dict[str, int]) -> pa.Table:
+    """meta/tasks.parquet: LeRobot reads it with pandas and wants the instruction as the index."""
+    description = {
+        "index_columns": ["task"],
+        "column_indexes": [],
+        "columns": [
+            {"name": name, "field_name": name, "pandas_type": kind, "numpy_type": dtype, "metadata": None}
+            for name, kind, dtype in (("task_index", "int64", "int64"), ("task", "unicode", "object"))
+        ],
+        "pandas_version": "2.0.0",
+    }
+    table = pa.table({"task_index": pa.array(list(tasks.values()), pa.int64()), "task": pa.array(list(tasks))})
+    return table.replace_schema_metadata({"pandas": json.dumps(description)})
+
+
+def _create_or_check(root: Path, spec: DatasetSpec) -> None:
+    if not (root / layout.INFO).exists():
+        if layout.existing(root, DATA_TEMPLATE):
+            raise DataError(f"{root / layout.INFO}: file is missing although data files exist; restore it first")
+        layout.write_json(root / layout.SPEC, spec.to_dict())
+        layout.write_json(root / layout.INFO, info(spec, 0, 0, 0))
+        return
+    if not (root / layout.SPEC).exists():
+        raise DataError(f"{root}: this dataset was not recorded by valueguide; choose another folder")
+    stored = DatasetSpec.from_dict(layout.read_json(root / layout.SPEC), str(root / layout.SPEC))
+    difference = stored.difference(spec)
+    if difference:
+        raise DataError(f"{root}: the dataset has another spec: {difference}. Record into a new folder")
+
+
+def _recover(root: Path) -> _Committed:
+    """Delete whatever meta/info.json does not count, in one logged line, and return what it does."""
+    counted = layout.read_json(root / layout.INFO)
+    episodes, frames, n_tasks = (counted[f"total_{kind}"] for kind in ("episodes", "frames", "tasks"))
+    next_file = _last_committed(root, episodes) + 1
+    leftovers = [path for template in TEMPLATES for number, path in layout.existing(root, template).items()
+                 if number >= next_file]
+    temporary = [p for folder in ("data", "meta") for p in (root / folder).rglob(f".*{layout.TEMPORARY}")]
+    for path in leftovers + temporary:
+        path.unlink()
+    if leftovers or temporary:
+        log.warning("%s: dropped half-written episode %d; %d complete episodes kept", root, episodes, episodes)
+    return _Committed(
+        episodes=episodes,
+        frames=frames,
+        next_file=next_file,
+        tasks=_known_tasks(root, n_tasks),
+        stats=_stats_from_episodes(root) if leftovers else _stored_stats(root, episodes),
+    )
+
+
+def _last_committed(root: Path, episodes: int) -> int:
+    """Number of the last file set that info.json counts, -1 when there is none."""
+    for number, path in reversed(layout.existing(root, EPISODES_TEMPLATE).items()):
+        last = layout.read_parquet(path, ["episode_index"])["episode_index"][-1].as_py()
+        if last < episodes:
+            if last != episodes - 1:
+                raise DataError(f"{root}: meta/info.json counts {episodes} episodes, files hold {last + 1}")
+            return number
+    if episodes:
+        raise DataError(f"{root}: meta/info.json counts {episodes} episodes, but meta/episodes holds none")
+    return -1
+
+
+def _known_tasks(root: Path, count: int) -> dict[str, int]:
+    if count == 0:
+        return {}
+    table = layout.read_parquet(root / layout.TASKS)
+    pairs = zip(table["task"].to_pylist(), table["task_index"].to_pylist(), strict=True)
+    return {task: number for task, number in sorted(pairs, key=lambda pair: pair[1]) if number < count}
+
+
+def _stored_stats(root: Path, episodes: int) -> Stats:
+    return from_json(layout.read_json(root / layout.STATS)) if episodes else {}
+
+
+def _stats_from_episodes(root: Path) -> Stats:
+    """Add up the per-episode statistics again; stats.json may already count a dropped episode."""
+    total: Stats = {}
+    for path in layout.existing(root, EPISODES_TEMPLATE).values():
+        for row in layout.read_parquet(path).to_pylist():
+            episode: Stats = {}
+            for key, value in row.items():
+                if key.startswith("stats/"):
+                    name, statistic = key.removeprefix("stats/").rsplit("/", 1)
+                    episode.setdefault(name, {})[statistic] = np.array(value)
+            total = merge(total, episode)
+    if total:
+        layout.write_json(root / layout.STATS, to_json(total))
+    return total
+
+
+def _frame_table(
+    state: _Committed, encoded: EncodedEpisode, tasks: dict[str, int], spec: DatasetSpec
+) -> tuple[pa.Table, Stats]:
+    count = np.arange(encoded.length)
+    index = {
+        "timestamp": (count / spec.fps).astype(np.float32),
+        "frame_index": count,
+        "episode_index": np.full(encoded.length, state.episodes),
+        "index": state.frames + count,
+        "task_index": np.array([tasks[task] for task in encoded.tasks]),
+    }
+    columns = {**encoded.columns, **{n: array_column(v, INDEX_FEATURES[n]) for n, v in index.items()}}
+    table = pa.table({name: columns[name] for name in spec.features()})
+    return table, {name: array_stats(values) for name, values in index.items()}
+
+
+def _episode_table(state: _Committed, encoded: EncodedEpisode, stats: Stats) -> pa.Table:
+    chunk, file = divmod(state.next_file, layout.FILES_PER_CHUNK)
+    row: dict[str, Any] = {
+        "episode_index": state.episodes,
+        "tasks": list(dict.fromkeys(encoded.tasks)),
+        "length": encoded.length,
+        "data/chunk_index": chunk,
+        "data/file_index": file,
+        "dataset_from_index": state.frames,
+        "dataset_to_index": state.frames + encoded.length,
+        "meta/episodes/chunk_index": chunk,
+        "meta/episodes/file_index": file,
+    }
+    for name, entry in sorted(stats.items()):
+        row.update({f"stats/{name}/{key}": value.tolist() for key, value in entry.items()})
+    return pa.table({key: [value] for key, value in row.items()})
