@@ -1,0 +1,65 @@
+"""The sidecar that LeRobot ignores: each episode's final observation and its facts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from valueguide.data import layout
+from valueguide.data.images import decode_image
+from valueguide.data.schema import ENVIRONMENT_STATE, IMAGE_PREFIX, STATE
+from valueguide.errors import DataError
+from valueguide.types import Float32, UInt8
+
+LOW_DIMENSIONAL = ("episode_index", "task", "final_task", "stamp_ns", STATE, ENVIRONMENT_STATE, "metadata", "digest")
+
+
+@dataclass(frozen=True)
+class FinalObservations:
+    """One entry an episode, in dataset order. state: float32 (episodes, S)."""
+
+    state: Float32
+    environment_state: Float32 | None
+    tasks: list[str]
+    final_tasks: list[str]
+    stamps_ns: list[int]
+    metadata: list[dict[str, Any]]
+    digests: list[str]
+    places: list[tuple[Path, int]]
+
+    @classmethod
+    def read(cls, root: Path, episode_index: NDArray[np.int64]) -> FinalObservations:
+        """Raises DataError naming the file that is damaged or the episode that has no entry."""
+        rows: dict[int, dict[str, Any]] = {}
+        for path in layout.existing(root, layout.FINALS_TEMPLATE).values():
+            with layout.open_parquet(path) as file:
+                names = [name for name in LOW_DIMENSIONAL if name in file.schema_arrow.names]
+            for number, row in enumerate(layout.read_parquet(path, names).to_pylist()):
+                rows[row["episode_index"]] = {**row, "place": (path, number)}
+        missing = [int(i) for i in episode_index if int(i) not in rows]
+        if missing:
+            raise DataError(f"{root}: meta/valueguide/final_observations has no row for episodes {missing}")
+        ordered = [rows[int(i)] for i in episode_index]
+        privileged = [row[ENVIRONMENT_STATE] for row in ordered] if ENVIRONMENT_STATE in ordered[0] else None
+        return cls(
+            state=np.array([row[STATE] for row in ordered], np.float32),
+            environment_state=None if privileged is None else np.array(privileged, np.float32),
+            tasks=[row["task"] for row in ordered],
+            final_tasks=[row["final_task"] for row in ordered],
+            stamps_ns=[row["stamp_ns"] for row in ordered],
+            metadata=[json.loads(row["metadata"]) for row in ordered],
+            digests=[row["digest"] for row in ordered],
+            places=[row["place"] for row in ordered],
+        )
+
+    def image(self, episode: int, column: str) -> UInt8:
+        """uint8 (H, W, 3) RGB of the observation after the episode's last action."""
+        path, row = self.places[episode]
+        cell = layout.read_parquet(path, [column])[column][row].as_py()
+        camera = column.removeprefix(IMAGE_PREFIX)
+        return decode_image(cell["bytes"], f"{path}: camera {camera!r}, row {row}")
