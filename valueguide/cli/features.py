@@ -1,0 +1,46 @@
+"""Outputs of a frozen vision tower for every frame of a dataset, computed once and kept beside it."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from valueguide.cli.common import progress_bar
+from valueguide.data.frames import FrameCache
+from valueguide.data.reader import EpisodeDataset
+from valueguide.policies.backbone import pixels_to_model
+
+_BATCH = 128
+
+
+def vision_features(dataset: EpisodeDataset, clip: Path) -> NDArray[np.float32]:
+    """float32 (N + episodes, cameras * D): the CLS vectors of each frame, final observations last.
+
+    Kept in `<dataset>/.cache`, keyed by the dataset's content and the tower's weights.
+    """
+    from transformers import CLIPVisionModel
+
+    weights = hashlib.sha256((clip / "model.safetensors").read_bytes()).hexdigest()[:12]
+    target = dataset.root / ".cache" / f"features_{dataset.dataset_id[:12]}_{weights}.npy"
+    if target.exists():
+        return np.load(target)
+    frames = FrameCache.build(dataset)
+    tower = CLIPVisionModel.from_pretrained(clip).eval()
+    count = len(next(iter(frames.arrays.values())))
+    rows = []
+    with torch.inference_mode(), progress_bar(count, "frames") as bar:
+        for start in range(0, count, _BATCH):
+            images = np.stack([frames.arrays[c][start : start + _BATCH] for c in dataset.cameras], axis=1)
+            tokens = tower(pixel_values=pixels_to_model(images).flatten(0, 1)).last_hidden_state[:, 0]
+            rows.append(tokens.reshape(len(images), -1).numpy())
+            bar.update(len(images))
+    features = np.concatenate(rows).astype(np.float32)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_suffix(".partial.npy")
+    np.save(partial, features)
+    partial.replace(target)
+    return features

@@ -1,0 +1,85 @@
+"""`valueguide train backbone | policy | critic`: everything that learns offline."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+EXAMPLES = """examples:
+  # the small vision and language towers, from labelled pictures (about an hour on two cores)
+  valueguide train backbone --pictures 52000 --out outputs/clip
+
+  # a base policy from recorded demonstrations, on the frozen towers
+  valueguide train policy --dataset outputs/demos --backbone outputs/clip --out outputs/policy
+
+  # a critic from the same episodes, failures included
+  valueguide train critic --dataset outputs/demos --backbone outputs/clip --algo iql --out outputs/critic
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    kinds = parser.add_subparsers(dest="what", required=True, metavar="backbone | policy | critic")
+    _backbone_arguments(kinds.add_parser("backbone", help="vision and language towers"))
+    _policy_arguments(kinds.add_parser("policy", help="a base policy by imitation"))
+    _critic_arguments(kinds.add_parser("critic", help="a value function by offline reinforcement learning"))
+
+
+def _backbone_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--pictures", type=int, default=52000, help="labelled picture pairs to render")
+    parser.add_argument("--picture-folder", type=Path, help="where they are kept (default: OUT/pictures)")
+    parser.add_argument("--steps", type=int, default=2600, help="updates of the vision tower")
+    parser.add_argument("--batch-size", type=int, default=128, help="picture pairs per update")
+    parser.add_argument("--text-steps", type=int, default=1200, help="updates of the text tower")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--out", type=Path, required=True)
+
+
+def _policy_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dataset", type=Path, required=True)
+    parser.add_argument("--backbone", type=Path, required=True, help="folder of `train backbone`")
+    parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--hidden-dim", type=int, default=128)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--horizon", type=int, default=8)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True)
+
+
+def _critic_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dataset", type=Path, action="append", required=True, help="repeat to mix datasets")
+    parser.add_argument("--backbone", type=Path, help="frozen vision tower for --encoder frozen_clip")
+    parser.add_argument("--algo", choices=("iql", "calql"), default="iql")
+    parser.add_argument(
+        "--encoder",
+        choices=("auto", "state", "frozen_clip", "small_film_cnn", "resnet34_film"),
+        default="auto",
+        help="auto: state for datasets without images, else frozen_clip",
+    )
+    parser.add_argument("--execute", type=int, default=4, help="steps of a chunk that are executed and scored")
+    parser.add_argument("--members", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=20000)
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--gamma", type=float, default=0.98)
+    parser.add_argument("--hl-gauss", action="store_true", help="distributional head instead of a scalar")
+    parser.add_argument("--checkpoint-every", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True, help="an unfinished run in this folder is resumed")
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Dispatch; the heavy imports wait until the arguments are known to be good."""
+    if args.what == "backbone":
+        from valueguide.cli.train_backbone import train_backbone
+
+        return train_backbone(args)
+    if args.what == "policy":
+        from valueguide.cli.train_policy import train_policy
+
+        return train_policy(args)
+    from valueguide.cli.train_critic import train_critic
+
+    return train_critic(args)

@@ -1,0 +1,90 @@
+"""Trains a base policy on a recorded dataset and saves it as a relocatable LeRobot checkpoint."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from valueguide.cli.common import progress_bar
+from valueguide.cli.features import vision_features
+from valueguide.data.reader import EpisodeDataset
+from valueguide.errors import ConfigError
+from valueguide.policies.load import save_policy
+from valueguide.policies.train import PolicyData, PolicySize, PolicyTrainer, make_config
+
+
+def train_policy(args: argparse.Namespace) -> dict[str, Any]:
+    """Returns where the policy is and its last training loss."""
+    clip = clip_folder(args.backbone)
+    dataset = EpisodeDataset.open(args.dataset)
+    data = policy_data(dataset, clip)
+    size = PolicySize(
+        horizon=args.horizon,
+        hidden_dim=args.hidden_dim,
+        num_layers=args.layers,
+        learning_rate=args.learning_rate,
+    )
+    config = make_config(size, str(clip), data.state.shape[1], data.actions.shape[1], dataset.cameras)
+    trainer = PolicyTrainer(
+        config, data, dataset.cameras, append_environment_state=dataset.environment_state is not None, seed=args.seed
+    )
+    losses: list[float] = []
+    with progress_bar(args.steps, "steps") as bar:
+        for step, loss in trainer.train(args.steps, args.batch_size):
+            losses.append(loss)
+            bar.update(1)
+            if step % 100 == 99:
+                bar.note(f"loss {np.mean(losses[-100:]):.4f}")
+    facts = {
+        "dataset": dataset.dataset_id,
+        "episodes": len(dataset.episode_start),
+        "steps": args.steps,
+        "seed": args.seed,
+        "action_names": list(dataset.spec.action_names),
+        "fps": dataset.spec.fps,
+    }
+    save_policy(
+        trainer.policy, trainer.preprocessor, trainer.postprocessor, args.out, clip_folder=clip, metadata=facts
+    )
+    return {"policy": str(args.out), "loss": float(np.mean(losses[-200:])), **facts}
+
+
+def clip_folder(backbone: Path) -> Path:
+    """The CLIP folder inside a backbone folder (or the folder itself). Raises ConfigError when there is none."""
+    for folder in (backbone / "clip", backbone):
+        if (folder / "config.json").exists():
+            return folder
+    raise ConfigError(
+        f"--backbone: expected a folder written by `valueguide train backbone`, found {backbone} without config.json"
+    )
+
+
+def policy_data(dataset: EpisodeDataset, clip: Path) -> PolicyData:
+    """All frames with the privileged state appended or the vision features computed."""
+    state = dataset.state
+    if dataset.environment_state is not None:
+        state = np.concatenate([state, dataset.environment_state], axis=1)
+    features = None
+    if dataset.cameras:
+        flat = vision_features(dataset, clip)[: len(state)]
+        features = flat.reshape(len(state), len(dataset.cameras), -1)
+    return PolicyData(
+        state=state,
+        actions=dataset.action,
+        last=last_frames(dataset),
+        instruction=dataset.instruction,
+        instructions=tuple(dataset.instructions),
+        features=features,
+    )
+
+
+def last_frames(dataset: EpisodeDataset) -> NDArray[np.int64]:
+    """For every frame, the index of the last frame of its episode."""
+    lengths = dataset.episode_end - dataset.episode_start
+    return np.repeat(dataset.episode_end - 1, lengths).astype(np.int64)
+
+
