@@ -28,7 +28,7 @@ IMAGE_SIZE = 128
 class TabletopEnv(gym.Env):
     """One task. `reset(seed)` fixes everything: state, wording and appearance, bit for bit."""
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}  # noqa: RUF012
+    metadata = {"render_modes": ["rgb_array"], "render_fps": CONTROL_HZ}
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class TabletopEnv(gym.Env):
         max_steps: int = MAX_STEPS,
         render_mode: str = "rgb_array",
     ) -> None:
-        """observation: "images", "state" or "both". wording, visuals: "train" or "held_out" (visuals: or "none").
+        """observation: "images", "state" or "both". wording: "train" or "held_out"; visuals: also "none".
 
         Raises ConfigError for an unknown task or setting.
         """
@@ -67,7 +67,9 @@ class TabletopEnv(gym.Env):
         self.observation_space = self._space()
 
     def _space(self) -> gym.spaces.Dict:
-        spaces: dict[str, gym.Space] = {"agent_pos": gym.spaces.Box(-np.inf, np.inf, (len(STATE_NAMES),), np.float32)}
+        spaces: dict[str, gym.Space] = {
+            "agent_pos": gym.spaces.Box(-np.inf, np.inf, (len(STATE_NAMES),), np.float32)
+        }
         if self._observation != "state":
             image = gym.spaces.Box(0, 255, (self.image_size, self.image_size, 3), np.uint8)
             spaces["pixels"] = gym.spaces.Dict(dict.fromkeys(CAMERAS, image))
@@ -148,7 +150,9 @@ class TabletopEnv(gym.Env):
         """The front camera, uint8 (H, W, 3)."""
         return self._images(self.image_size)["front"]
 
-    def project_candidates(self, actions: NDArray[np.float32], camera: str = "front") -> list[NDArray[np.float32]]:
+    def project_candidates(
+        self, actions: NDArray[np.float32], camera: str = "front"
+    ) -> list[NDArray[np.float32]]:
         """Pixel polylines (H+1, 2), one per chunk, of where the hand would go. actions: (K, H, 5)."""
         start = self.world.arm.position()
         paths = [np.vstack([start, start + np.cumsum(chunk[:, :3], axis=0)]) for chunk in actions]

@@ -122,7 +122,12 @@ class Expert:
     # -- building blocks -----------------------------------------------------------------------
 
     def _go(
-        self, target: Array, yaw: float | None = None, grip: float = 1.0, tol: float = 0.008, speed: float = _FAST
+        self,
+        target: Array,
+        yaw: float | None = None,
+        grip: float = 1.0,
+        tol: float = 0.008,
+        speed: float = _FAST,
     ) -> Array:
         arm = self.world.arm
         offset = np.asarray(target) - arm.target
@@ -166,7 +171,9 @@ class Expert:
             return self._go(self.world.position("button") + shift + [0, 0, 0.06], 0.0, grip=0.0)
 
         def press() -> Array:
-            return self._go(self.world.position("button") + shift + [0, 0, depth], 0.0, 0.0, tol=0.0, speed=_SLOW)
+            return self._go(
+                self.world.position("button") + shift + [0, 0, depth], 0.0, 0.0, tol=0.0, speed=_SLOW
+            )
 
         return [*self._detour(), above, press]
 
@@ -204,7 +211,9 @@ class Expert:
         def grasp_yaw() -> float:
             period = OBJECTS[name].symmetry
             yaw = 0.0 if period == 0 else (world.yaw_of(name) + period / 2) % period - period / 2
-            return float(np.clip(yaw + (flaws.yaw_offset if self._tries == 0 else 0.0), -YAW_LIMIT, YAW_LIMIT))
+            return float(
+                np.clip(yaw + (flaws.yaw_offset if self._tries == 0 else 0.0), -YAW_LIMIT, YAW_LIMIT)
+            )
 
         def grasp_point() -> Array:
             bent = self._tries == 0

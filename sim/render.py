@@ -21,7 +21,8 @@ class CameraRenderer:
             self._renderer = mujoco.Renderer(model, height, width)
         except Exception as error:  # any of several library-specific errors, none of them ours
             raise EnvironmentSetupError(
-                f"rendering: expected a working off-screen OpenGL ({os.environ['MUJOCO_GL']}), found: {error}. "
+                f"rendering: expected a working off-screen OpenGL "
+                f"({os.environ['MUJOCO_GL']}), found: {error}. "
                 "Install libegl1 and libgl1-mesa-dri (Debian, Ubuntu), or set MUJOCO_GL=osmesa with "
                 "libosmesa6, or use the suite wxai-state, which renders nothing"
             ) from error
@@ -43,7 +44,12 @@ class CameraRenderer:
 
 
 def project(
-    model: mujoco.MjModel, data: mujoco.MjData, camera: str, points: NDArray[np.floating], height: int, width: int
+    model: mujoco.MjModel,
+    data: mujoco.MjData,
+    camera: str,
+    points: NDArray[np.floating],
+    height: int,
+    width: int,
 ) -> NDArray[np.float32]:
     """Pixel coordinates (n, 2), x right and y down, of points (n, 3) in metres; behind the camera: NaN."""
     index = model.camera(CAMERAS[camera]).id
@@ -51,5 +57,7 @@ def project(
     local = (np.asarray(points, float) - data.cam_xpos[index]) @ rotation
     focal = 0.5 * height / np.tan(np.deg2rad(model.cam_fovy[index]) / 2)
     depth = np.where(local[:, 2] < -1e-6, -local[:, 2], np.nan)
-    pixels = np.stack([width / 2 + focal * local[:, 0] / depth, height / 2 - focal * local[:, 1] / depth], axis=1)
+    pixels = np.stack(
+        [width / 2 + focal * local[:, 0] / depth, height / 2 - focal * local[:, 1] / depth], axis=1
+    )
     return pixels.astype(np.float32)

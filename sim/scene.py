@@ -55,7 +55,10 @@ OBJECTS: dict[str, MovableObject] = {
 #: Objects that no task mentions and no training episode contains: held-out visuals place them.
 NOVEL_OBJECTS: dict[str, MovableObject] = {
     o.name: o
-    for o in (MovableObject("blue_ball", 0.02, 0.0, 0.025), MovableObject("white_box", 0.015, np.pi / 2, 0.03))
+    for o in (
+        MovableObject("blue_ball", 0.02, 0.0, 0.025),
+        MovableObject("white_box", 0.015, np.pi / 2, 0.03),
+    )
 }
 
 
@@ -153,7 +156,9 @@ def _add_objects(spec: mujoco.MjSpec) -> None:
         ([0, -0.057, 0.025], [0.07, 0.003, 0.025]),
     )
     for i, (pos, size) in enumerate(walls):
-        basket.add_geom(name=f"basket_{i}", type=GEOM.mjGEOM_BOX, pos=pos, size=size, rgba=[0.7, 0.55, 0.35, 1])
+        basket.add_geom(
+            name=f"basket_{i}", type=GEOM.mjGEOM_BOX, pos=pos, size=size, rgba=[0.7, 0.55, 0.35, 1]
+        )
 
 
 def _add_cabinet(spec: mujoco.MjSpec) -> None:
@@ -171,7 +176,9 @@ def _add_cabinet(spec: mujoco.MjSpec) -> None:
         ([0.107, 0, 0.05], [0.004, 0.08, 0.045]),
     )
     for i, (pos, size) in enumerate(shell):
-        cabinet.add_geom(name=f"cabinet_{i}", type=GEOM.mjGEOM_BOX, pos=pos, size=size, rgba=[0.45, 0.3, 0.2, 1])
+        cabinet.add_geom(
+            name=f"cabinet_{i}", type=GEOM.mjGEOM_BOX, pos=pos, size=size, rgba=[0.45, 0.3, 0.2, 1]
+        )
     drawer = cabinet.add_body(name="drawer", pos=[0.03, 0, 0.05])
     drawer.add_joint(name="drawer", type=mujoco.mjtJoint.mjJNT_SLIDE, axis=[-1, 0, 0], range=[0, 0.13],
                      damping=3, frictionloss=0.3, limited=True)  # fmt: skip
@@ -187,8 +194,8 @@ def _add_cabinet(spec: mujoco.MjSpec) -> None:
     drawer.add_geom(name="handle", type=GEOM.mjGEOM_BOX, pos=[-0.115, 0, 0], size=[0.006, 0.035, 0.008],
                     rgba=[0.2, 0.2, 0.2, 1], mass=0.03)  # fmt: skip
     for i, y in enumerate((-0.03, 0.03)):
-        drawer.add_geom(name=f"handle_{i}", type=GEOM.mjGEOM_BOX, pos=[-0.1, y, 0], size=[0.014, 0.004, 0.006],
-                        rgba=[0.2, 0.2, 0.2, 1], mass=0.01)  # fmt: skip
+        drawer.add_geom(name=f"handle_{i}", type=GEOM.mjGEOM_BOX, pos=[-0.1, y, 0],
+                        size=[0.014, 0.004, 0.006], rgba=[0.2, 0.2, 0.2, 1], mass=0.01)  # fmt: skip
 
 
 def _add_button(spec: mujoco.MjSpec) -> None:

@@ -110,7 +110,10 @@ def success(world: World, task: Task) -> bool:
     if task.goal in simple:
         return bool(simple[task.goal]())
     assert task.moved is not None
-    let_go = world.arm.grip_target > 0.6 or np.linalg.norm(world.arm.position() - world.position(task.moved)) > 0.05
+    let_go = (
+        world.arm.grip_target > 0.6
+        or np.linalg.norm(world.arm.position() - world.position(task.moved)) > 0.05
+    )
     return bool(let_go and world.speed(task.moved) < _STILL and _at_goal(world, task))
 
 
@@ -172,7 +175,9 @@ def progress(world: World, task: Task) -> float:
     if task.goal == "lifted":
         return min(0.4 * reach + 0.6 * lift, 0.99)
     carried = _closeness(np.linalg.norm((moved - goal_position(world, task))[:2]), 0.35)
-    return float(np.clip(0.3 * reach + 0.2 * lift + 0.5 * carried * max(lift, float(_at_goal(world, task))), 0, 0.99))
+    return float(
+        np.clip(0.3 * reach + 0.2 * lift + 0.5 * carried * max(lift, float(_at_goal(world, task))), 0, 0.99)
+    )
 
 
 def _closeness(distance: float | np.floating, scale: float) -> float:

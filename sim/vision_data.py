@@ -85,7 +85,9 @@ def generate(out: Path, count: int, seed: int, worker: int = 0) -> None:
     while len(collected) < count:
         env = environments[str(rng.choice(list(TASKS)))]
         env.reset(seed=int(rng.integers(2**40)))
-        expert = Expert(env.world, env.task, draw_flaws(0.2, env.task, env.world, rng), int(rng.integers(2**40)))
+        expert = Expert(
+            env.world, env.task, draw_flaws(0.2, env.task, env.world, rng), int(rng.integers(2**40))
+        )
         wobble = rng.choice([0.0, 0.004, 0.012])
         done, step = False, 0
         while not done and len(collected) < count and not expert.finished:

@@ -43,15 +43,28 @@ TRAIN: dict[str, tuple[str, ...]] = {
         "place the can near the plate",
         "set the can beside the plate",
     ),
-    "open_drawer": ("open the drawer", "pull the drawer open", "pull open the drawer", "open the cabinet drawer"),
-    "close_drawer": ("close the drawer", "push the drawer closed", "shut the drawer", "close the cabinet drawer"),
+    "open_drawer": (
+        "open the drawer",
+        "pull the drawer open",
+        "pull open the drawer",
+        "open the cabinet drawer",
+    ),
+    "close_drawer": (
+        "close the drawer",
+        "push the drawer closed",
+        "shut the drawer",
+        "close the cabinet drawer",
+    ),
     "press_button": ("press the button", "push the button", "press the red button", "push down the button"),
 }
 
 HELD_OUT: dict[str, tuple[str, ...]] = {
     "carrot_on_plate": ("lay the carrot on top of the plate", "the carrot goes on the plate"),
     "spoon_on_towel": ("lay the spoon on the cloth towel", "the spoon goes on the towel"),
-    "stack_cubes": ("build a stack with the green cube above the yellow cube", "green cube onto the yellow cube"),
+    "stack_cubes": (
+        "build a stack with the green cube above the yellow cube",
+        "green cube onto the yellow cube",
+    ),
     "eggplant_in_basket": ("the eggplant goes inside the basket", "drop the purple eggplant in the basket"),
     "pick_can": ("raise the can off the table", "take the red can and hold it up"),
     "can_near_plate": ("bring the can close to the plate", "the can goes beside the plate"),
@@ -88,8 +101,9 @@ def corpus() -> tuple[str, ...]:
     single = (
         "pick up the {a}", "lift the {a}", "grab the {a}", "take the {a}", "raise the {a}", "hold the {a} up",
         "open the {a}", "close the {a}", "shut the {a}", "pull the {a} open", "push the {a} closed",
-        "slide the {a} out", "slide the {a} in", "press the {a}", "push the {a}", "push down the {a}", "hit the {a}",
-        "pull out the {a}", "make the {a} open up", "lift the {a} off the table", "touch the {a}", "turn the {a}",
+        "slide the {a} out", "slide the {a} in", "press the {a}", "push the {a}", "push down the {a}",
+        "pull out the {a}", "make the {a} open up", "lift the {a} off the table", "hit the {a}",
+        "touch the {a}", "turn the {a}",
     )  # fmt: skip
     held_out = {sentence for sentences in HELD_OUT.values() for sentence in sentences}
     made = [p.format(a=a, b=b) for p in moves for a in things for b in things if a != b]

@@ -33,5 +33,9 @@ def test_images_arrive_in_lerobot_form() -> None:
     vector = make_env(make_env_config("wxai", task="open_drawer"), n_envs=1)["wxai"][0]
     batch = preprocess_observation(vector.reset(seed=[4])[0])
     front = batch["observation.images.front"]
-    assert front.shape == (1, 3, 128, 128) and front.dtype == torch.float32 and 0 <= front.min() <= front.max() <= 1
+    assert (
+        front.shape == (1, 3, 128, 128)
+        and front.dtype == torch.float32
+        and 0 <= front.min() <= front.max() <= 1
+    )
     vector.close()

@@ -25,21 +25,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--suite", default="wxai", help="wxai, wxai-state or a LeRobot environment type")
     parser.add_argument("--tasks", default="", help="comma-separated task names; default: all of the suite")
     parser.add_argument("--episodes", type=int, default=20, help="episodes per task")
-    parser.add_argument("--skill", type=float, default=0.6, help="scripted expert: 1 flawless ... 0 nearly always flawed")
-    parser.add_argument("--policy", default="", help="roll out this LeRobot policy instead of the scripted expert")
+    parser.add_argument(
+        "--skill", type=float, default=0.6, help="scripted expert: 1 flawless ... 0 nearly always flawed"
+    )
+    parser.add_argument(
+        "--policy", default="", help="roll out this LeRobot policy instead of the scripted expert"
+    )
     parser.add_argument("--critic", default="", help="guide the policy with this critic")
     parser.add_argument("--k", type=int, default=1, help="candidates per decision when rolling out a policy")
     parser.add_argument("--execute", type=int, default=4, help="steps executed of each chunk")
-    parser.add_argument("--seed", type=int, default=0, help="the first episode's seed; episode j uses seed + j")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="the first episode's seed; episode j uses seed + j"
+    )
     parser.add_argument("--workers", type=int, default=2, help="processes that simulate in parallel")
-    parser.add_argument("--image-format", default="png", choices=("png", "jpeg"), help="how frames are stored")
-    parser.add_argument("--out", type=Path, required=True, help="dataset folder; an existing one is continued")
+    parser.add_argument(
+        "--image-format", default="png", choices=("png", "jpeg"), help="how frames are stored"
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, help="dataset folder; an existing one is continued"
+    )
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Record every (task, seed) that the dataset does not hold yet; returns counts per task."""
     from valueguide.cli.common import progress_bar
     from valueguide.cli.suites import dataset_spec, resolve_suite
+
     from valueguide.data.reader import EpisodeDataset
     from valueguide.data.writer import EpisodeWriter
 
@@ -104,7 +115,6 @@ def _start_worker(settings: dict[str, Any]) -> None:
     _worker.update(settings=settings, suite=resolve_suite(settings["suite"]), environments={})
     if settings["policy"]:
         import torch
-
         from valueguide.evaluation.arms import build_steerer
 
         torch.set_num_threads(1)
@@ -132,7 +142,9 @@ def _simulate(job: tuple[str, int]) -> Episode:
     from sim.env import TabletopEnv
 
     if not isinstance(env, TabletopEnv):
-        raise ConfigError(f"--policy: expected a policy, since {suite.name} has no scripted expert; found none")
+        raise ConfigError(
+            f"--policy: expected a policy, since {suite.name} has no scripted expert; found none"
+        )
     from sim.demonstrations import demonstrate
 
     return demonstrate(env, seed, settings["skill"])

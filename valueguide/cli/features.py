@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-
 from valueguide.cli.common import progress_bar
+
 from valueguide.data.frames import FrameCache
 from valueguide.data.reader import EpisodeDataset
 from valueguide.policies.backbone import pixels_to_model

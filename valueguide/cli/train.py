@@ -59,7 +59,9 @@ def _critic_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="auto: state for datasets without images, else frozen_clip",
     )
-    parser.add_argument("--execute", type=int, default=4, help="steps of a chunk that are executed and scored")
+    parser.add_argument(
+        "--execute", type=int, default=4, help="steps of a chunk that are executed and scored"
+    )
     parser.add_argument("--members", type=int, default=2)
     parser.add_argument("--steps", type=int, default=20000)
     parser.add_argument("--batch-size", type=int, default=256)

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from valueguide.cli.common import progress_bar
+from valueguide.critics.language import MiniLMEncoder
 
 from sim.vision_data import LABEL_SIZES, generate
 from sim.wordings import HELD_OUT, TRAIN, corpus
-from valueguide.cli.common import progress_bar
-from valueguide.critics.language import MiniLMEncoder
 from valueguide.policies.backbone import (
     LabelHeads,
     PictureSet,
@@ -73,7 +73,8 @@ def _distil(tower: torch.nn.Module, tokenizer: Any, args: argparse.Namespace) ->
     tokens = _tokenise(tokenizer, sentences)
     loss = float("nan")
     with progress_bar(args.text_steps, "text steps") as bar:
-        for _, loss in distil_text(tower, tokens, targets, args.text_steps, seed=args.seed):
+        for _, latest in distil_text(tower, tokens, targets, args.text_steps, seed=args.seed):
+            loss = latest
             bar.update(1)
     return {"loss": loss, "held_out_wordings_nearest_to_own_task": _wording_accuracy(tower, tokenizer)}
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
 from valueguide.cli.common import progress_bar
+from valueguide.policies.load import save_policy
+
 from valueguide.cli.features import vision_features
 from valueguide.data.reader import EpisodeDataset
 from valueguide.errors import ConfigError
-from valueguide.policies.load import save_policy
 from valueguide.policies.train import PolicyData, PolicySize, PolicyTrainer, make_config
 
 
@@ -30,7 +30,11 @@ def train_policy(args: argparse.Namespace) -> dict[str, Any]:
     )
     config = make_config(size, str(clip), data.state.shape[1], data.actions.shape[1], dataset.cameras)
     trainer = PolicyTrainer(
-        config, data, dataset.cameras, append_environment_state=dataset.environment_state is not None, seed=args.seed
+        config,
+        data,
+        dataset.cameras,
+        append_environment_state=dataset.environment_state is not None,
+        seed=args.seed,
     )
     losses: list[float] = []
     with progress_bar(args.steps, "steps") as bar:
@@ -48,18 +52,23 @@ def train_policy(args: argparse.Namespace) -> dict[str, Any]:
         "fps": dataset.spec.fps,
     }
     save_policy(
-        trainer.policy, trainer.preprocessor, trainer.postprocessor, args.out, clip_folder=clip, metadata=facts
+        trainer.policy,
+        trainer.preprocessor,
+        trainer.postprocessor,
+        args.out,
+        clip_folder=clip,
+        metadata=facts,
     )
     return {"policy": str(args.out), "loss": float(np.mean(losses[-200:])), **facts}
 
 
 def clip_folder(backbone: Path) -> Path:
-    """The CLIP folder inside a backbone folder (or the folder itself). Raises ConfigError when there is none."""
+    """The CLIP folder inside a backbone folder, or the folder itself; ConfigError when there is none."""
     for folder in (backbone / "clip", backbone):
         if (folder / "config.json").exists():
             return folder
     raise ConfigError(
-        f"--backbone: expected a folder written by `valueguide train backbone`, found {backbone} without config.json"
+        f"--backbone: expected a folder of `valueguide train backbone`, found no config.json in {backbone}"
     )
 
 
@@ -86,5 +95,3 @@ def last_frames(dataset: EpisodeDataset) -> NDArray[np.int64]:
     """For every frame, the index of the last frame of its episode."""
     lengths = dataset.episode_end - dataset.episode_start
     return np.repeat(dataset.episode_end - 1, lengths).astype(np.int64)
-
-

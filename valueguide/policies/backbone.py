@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import CLIPVisionModel
@@ -47,7 +47,9 @@ class LabelHeads(nn.Module):
         self.where = nn.Linear(hidden, self.points)
         self.offset = nn.Linear(hidden, self.points * 2)
 
-    def loss(self, cls: Tensor, patches: Tensor, labels: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+    def loss(
+        self, cls: Tensor, patches: Tensor, labels: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, float]]:
         """cls: (B, cameras, D). patches: (B, cameras, P, D). Returns the loss and readable errors."""
         flat = cls.flatten(1)
         out = {name: head(flat) for name, head in self.linear.items()}
@@ -102,7 +104,9 @@ def train_vision(
     batches(step) -> images uint8 (B, cameras, H, W, 3) and labels, each float32 (B, n).
     """
     parameters = [*model.parameters(), *heads.parameters()]
-    optimiser = optimiser or torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.02, betas=(0.9, 0.98))
+    optimiser = optimiser or torch.optim.AdamW(
+        parameters, lr=learning_rate, weight_decay=0.02, betas=(0.9, 0.98)
+    )
     for step in range(start, steps):
         warm = min(1.0, (step + 1) / 200)
         rate = learning_rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
@@ -130,7 +134,9 @@ class PictureSet:
         names = sorted(folder.glob("labels_*.npz"))
         if not names:
             raise FileNotFoundError(folder)
-        self._images = [np.load(str(n).replace("labels_", "images_")[:-1] + "y", mmap_mode="r") for n in names]
+        self._images = [
+            np.load(str(n).replace("labels_", "images_")[:-1] + "y", mmap_mode="r") for n in names
+        ]
         loaded = [dict(np.load(n)) for n in names]
         self.labels = {key: np.concatenate([part[key] for part in loaded]) for key in loaded[0]}
         self._starts = np.cumsum([0, *(len(i) for i in self._images)])

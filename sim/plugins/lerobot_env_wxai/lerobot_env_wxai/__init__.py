@@ -1,4 +1,4 @@
-"""LeRobot finds this package by its distribution name and imports it; importing registers the environments."""
+"""Registers the tabletop with LeRobot, which imports this package because of its distribution name."""
 
 from __future__ import annotations
 
@@ -41,10 +41,14 @@ class WxaiEnv(EnvConfig):
         self.features_map = {"action": ACTION, "agent_pos": OBS_STATE}
         if self.observation == "images":
             for camera in CAMERAS:
-                self.features[f"pixels/{camera}"] = PolicyFeature(FeatureType.VISUAL, (IMAGE_SIZE, IMAGE_SIZE, 3))
+                self.features[f"pixels/{camera}"] = PolicyFeature(
+                    FeatureType.VISUAL, (IMAGE_SIZE, IMAGE_SIZE, 3)
+                )
                 self.features_map[f"pixels/{camera}"] = f"{OBS_IMAGES}.{camera}"
         else:
-            self.features["environment_state"] = PolicyFeature(FeatureType.ENV, (len(ENVIRONMENT_STATE_NAMES),))
+            self.features["environment_state"] = PolicyFeature(
+                FeatureType.ENV, (len(ENVIRONMENT_STATE_NAMES),)
+            )
             self.features_map["environment_state"] = OBS_ENV_STATE
 
     @property
@@ -65,7 +69,8 @@ class WxaiEnv(EnvConfig):
         make = {t: partial(TabletopEnv, t, **self.gym_kwargs) for t in tasks}
         return {
             self.type: {
-                i: kind([make[t]] * n_envs, autoreset_mode=AutoresetMode.SAME_STEP) for i, t in enumerate(tasks)
+                i: kind([make[t]] * n_envs, autoreset_mode=AutoresetMode.SAME_STEP)
+                for i, t in enumerate(tasks)
             }
         }
 
