@@ -1,0 +1,94 @@
+"""What a sampler offers, and the batched one that works for every LeRobot policy.
+
+A sampler turns the pre-processed observation frames of one instant (batch size 1, oldest first)
+into K normalised action chunks. Policies with a sampler of their own share the work that does not
+depend on the noise; here the observation is simply copied K times.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import torch
+from lerobot.policies.pretrained import PreTrainedPolicy
+from lerobot.policies.utils import populate_queues
+from lerobot.utils.constants import ACTION, OBS_IMAGES
+from torch import Tensor
+
+from valueguide.errors import ConfigError
+from valueguide.policies.sampling.noise import GivenNoise, RowNoise
+
+Frame = dict[str, Any]
+_OBS_IMAGE = "observation.image"
+
+
+class Sampler(Protocol):
+    """history: frames needed. horizon: steps a chunk has, 0 when only a call can tell."""
+
+    history: int
+    horizon: int
+
+    def __call__(self, frames: list[Frame], k: int, noise: RowNoise) -> Tensor:
+        """frames: `history` pre-processed batches of size 1. Returns (K, H, A), normalised."""
+
+
+def repeat(frame: Frame, k: int) -> Frame:
+    """The frame with every tensor and list repeated k times along the batch."""
+    return {
+        key: value.repeat_interleave(k, 0)
+        if isinstance(value, Tensor) and value.dim()
+        else value * k
+        if isinstance(value, list)
+        else value
+        for key, value in frame.items()
+    }
+
+
+def stack_history(frames: list[Frame], image_keys: list[str], state_keys: list[str]) -> Frame:
+    """The last frame, plus (1, T, ...) states and (1, T, cameras, C, H, W) images over all frames."""
+    batch = dict(frames[-1])
+    for key in state_keys:
+        batch[key] = torch.stack([frame[key] for frame in frames], dim=1)
+    if image_keys:
+        images = [torch.stack([frame[key] for key in image_keys], dim=1) for frame in frames]
+        batch[OBS_IMAGES] = torch.stack(images, dim=1)
+    return batch
+
+
+class BatchedSampler:
+    """Any policy: one `predict_action_chunk` on K copies of the observation."""
+
+    def __init__(self, policy: PreTrainedPolicy) -> None:
+        self.policy = policy
+        self.history = int(getattr(policy.config, "n_obs_steps", 1) or 1)
+        self.horizon = 0
+
+    def __call__(self, frames: list[Frame], k: int, noise: RowNoise) -> Tensor:
+        self.policy.reset()
+        batch: Frame = {}
+        for frame in frames:
+            batch = repeat(frame, k)
+            self._fill_queues(batch)
+        # Random functions that GivenNoise does not know still get a seed, and leave no trace.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(noise.generator().initial_seed())
+            with GivenNoise(noise, k):
+                try:
+                    return self.policy.predict_action_chunk(batch)
+                except NotImplementedError:
+                    name = self.policy.config.type
+                    raise ConfigError(
+                        f"policy type {name!r}: expected one that predicts action chunks, found a single-step policy"
+                    ) from None
+
+    def _fill_queues(self, batch: Frame) -> None:
+        """Policies with history read it from their own queues, which only `select_action` fills."""
+        queues = getattr(self.policy, "_queues", None)
+        if not isinstance(queues, dict):
+            return
+        image_keys = list(self.policy.config.image_features)
+        if image_keys and OBS_IMAGES in queues:
+            batch[OBS_IMAGES] = torch.stack([batch[key] for key in image_keys], dim=-4)
+        if image_keys and _OBS_IMAGE in queues:
+            batch[_OBS_IMAGE] = batch[image_keys[0]]
+        self.policy._queues = populate_queues(queues, batch, exclude_keys=[ACTION])
