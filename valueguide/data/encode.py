@@ -50,7 +50,9 @@ def _check_observation(observation: Observation, spec: DatasetSpec, where: str) 
     _check_vector(observation.state, len(spec.state), where, "state")
     if spec.environment_state:
         if observation.environment_state is None:
-            raise DataError(mismatch(where, "environment_state", f"{len(spec.environment_state)} values", "none"))
+            raise DataError(
+                mismatch(where, "environment_state", f"{len(spec.environment_state)} values", "none")
+            )
         _check_vector(observation.environment_state, len(spec.environment_state), where, "environment_state")
     if spec.image_format == "none":
         return
@@ -75,22 +77,29 @@ def _check_vector(values: Float32, size: int, where: str, name: str) -> None:
 def _check_plan(step: Step, spec: DatasetSpec, where: str) -> None:
     action_dim = len(spec.action)
     if step.planned_chunk is not None:
-        _check_within(step.planned_chunk, (spec.horizon, action_dim), where, "planned_chunk", last_exact=True)
+        _check_within(step.planned_chunk, (spec.horizon, action_dim), where, "planned_chunk")
+        if not np.all(np.isfinite(step.planned_chunk)):
+            raise DataError(mismatch(where, "planned_chunk", "finite numbers", "NaN or infinity"))
     if not spec.k:
         return
     if step.candidates is not None:
         limit = (spec.k, spec.horizon, action_dim)
-        _check_within(step.candidates.actions, limit, where, "candidates", last_exact=True)
-    if step.decision is not None and step.decision.scores is not None:
-        _check_within(step.decision.scores.q, (spec.members, spec.k), where, "scores", last_exact=False)
-    if step.decision is not None and step.decision.values is not None:
-        _check_within(step.decision.values, (spec.k,), where, "values", last_exact=False)
+        _check_within(step.candidates.actions, limit, where, "candidates")
+    if step.decision is None:
+        return
+    k = step.candidates.k if step.candidates is not None else 0
+    scores, values = step.decision.scores, step.decision.values
+    if scores is not None:
+        _check_within(scores.q, (spec.members, k), where, "scores")
+    if values is not None:
+        _check_within(values, (k,), where, "values")
 
 
-def _check_within(values: Float32, limit: tuple[int, ...], where: str, name: str, *, last_exact: bool) -> None:
+def _check_within(values: Float32, limit: tuple[int, ...], where: str, name: str) -> None:
+    """The last dimension must match exactly; the others may be shorter and are padded when stored."""
     shape = np.shape(values)
     fits = len(shape) == len(limit) and all(0 < s <= most for s, most in zip(shape, limit, strict=True))
-    if not fits or (last_exact and shape[-1] != limit[-1]):
+    if not fits or shape[-1] != limit[-1]:
         raise DataError(mismatch(where, name, f"at most shape {limit}", f"shape {shape}"))
 
 
@@ -149,7 +158,9 @@ def _arrays(steps: list[Step], spec: DatasetSpec) -> dict[str, np.ndarray]:
         "vg.preferred": np.array([-1 if d is None else d.preferred for d in decisions], np.int64),
         "vg.seed": np.array([-1 if d is None else d.seed for d in decisions], np.int64),
         "vg.latency_s": np.array([0.0 if d is None else d.latency_s for d in decisions], np.float32),
-        "vg.planned_chunk": np.stack([_padded(s.planned_chunk, (spec.horizon, len(spec.action))) for s in steps]),
+        "vg.planned_chunk": np.stack(
+            [_padded(s.planned_chunk, (spec.horizon, len(spec.action))) for s in steps]
+        ),
     }
     if spec.environment_state:
         arrays[ENVIRONMENT_STATE] = each(lambda s: s.observation.environment_state, np.float32)
@@ -162,6 +173,8 @@ def _arrays(steps: list[Step], spec: DatasetSpec) -> dict[str, np.ndarray]:
         )
         arrays["vg.scores"] = np.stack([_padded(q, (spec.members, spec.k)) for q in scores])
         arrays["vg.values"] = np.stack([_padded(v, (spec.k,)) for v in values])
+        arrays["vg.num_candidates"] = each(lambda s: s.candidates.k if s.candidates else 0, np.int64)
+        arrays["vg.num_members"] = np.array([0 if q is None else len(q) for q in scores], np.int64)
     return arrays
 
 
@@ -191,7 +204,9 @@ def _final_row(episode: Episode, spec: DatasetSpec, digest: Any) -> dict[str, pa
         STATE: pa.array([np.asarray(last.state, np.float32)], pa.list_(pa.float32())),
     }
     if spec.environment_state:
-        row[ENVIRONMENT_STATE] = pa.array([np.asarray(last.environment_state, np.float32)], pa.list_(pa.float32()))
+        row[ENVIRONMENT_STATE] = pa.array(
+            [np.asarray(last.environment_state, np.float32)], pa.list_(pa.float32())
+        )
     for camera in spec.stored_cameras:
         picture = encode_image(last.images[camera], spec.image_format)
         digest.update(picture)

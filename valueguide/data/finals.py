@@ -16,7 +16,16 @@ from valueguide.data.schema import ENVIRONMENT_STATE, IMAGE_PREFIX, STATE
 from valueguide.errors import DataError
 from valueguide.types import Float32, UInt8
 
-LOW_DIMENSIONAL = ("episode_index", "task", "final_task", "stamp_ns", STATE, ENVIRONMENT_STATE, "metadata", "digest")
+LOW_DIMENSIONAL = (
+    "episode_index",
+    "task",
+    "final_task",
+    "stamp_ns",
+    STATE,
+    ENVIRONMENT_STATE,
+    "metadata",
+    "digest",
+)
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,9 @@ def _open(target: Path, rows: int) -> UInt8:
     try:
         pixels = np.load(target / "frames.npy", mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise DataError(f"{target}: frame cache is damaged; delete the folder and build again: {error}") from error
+        raise DataError(f"{target}: damaged frame cache; delete the folder: {error}") from error
     if pixels.shape != shape or len(pixels) != rows:
-        raise DataError(mismatch(str(target), "frame cache", (rows, *shape[1:]), pixels.shape, "Delete the folder"))
+        raise DataError(
+            mismatch(str(target), "frame cache", (rows, *shape[1:]), pixels.shape, "Delete the folder")
+        )
     return pixels

@@ -86,7 +86,11 @@ def sync_folder(folder: Path) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
-    write_atomic(path, lambda file: file.write(text.encode()) and None)
+    write_atomic(path, lambda file: _put(file, text.encode()))
+
+
+def _put(file: BinaryIO, content: bytes) -> None:
+    file.write(content)
 
 
 def write_table(path: Path, table: pa.Table) -> None:

@@ -56,7 +56,9 @@ class ChunkLoader:
         if batch_size < 1:
             raise ConfigError(mismatch("chunk loader", "batch size", "1 or more", batch_size))
         if observation not in ("images", "state", "features"):
-            raise ConfigError(mismatch("chunk loader", "observation", "images, state or features", observation))
+            raise ConfigError(
+                mismatch("chunk loader", "observation", "images, state or features", observation)
+            )
         self.dataset = dataset
         self.batch_size = batch_size
         self.seed = seed
@@ -169,8 +171,15 @@ def _cameras(dataset: EpisodeDataset, cameras: Sequence[str] | None) -> list[str
     chosen = list(dataset.cameras if cameras is None else cameras)
     unknown = sorted(set(chosen) - set(dataset.cameras))
     if unknown or not chosen:
-        raise DataError(mismatch(str(dataset.root), "cameras", f"some of {dataset.cameras}", unknown or "none",
-                                 "" if chosen else "Use observation='state' for a dataset without pictures"))
+        raise DataError(
+            mismatch(
+                str(dataset.root),
+                "cameras",
+                f"some of {dataset.cameras}",
+                unknown or "none",
+                "" if chosen else "Use observation='state' for a dataset without pictures",
+            )
+        )
     return chosen
 
 
@@ -186,5 +195,7 @@ def _start_frames(dataset: EpisodeDataset, episodes: Sequence[int] | None) -> ND
         return np.arange(dataset.frames)
     chosen = np.unique(np.asarray(episodes, np.int64))
     if not chosen.size or chosen[0] < 0 or chosen[-1] >= dataset.episodes:
-        raise DataError(mismatch("chunk loader", "episodes", f"indices 0 … {dataset.episodes - 1}", list(episodes)))
+        raise DataError(
+            mismatch("chunk loader", "episodes", f"indices 0 … {dataset.episodes - 1}", list(episodes))
+        )
     return np.concatenate([np.arange(dataset.episode_start[e], dataset.episode_end[e]) for e in chosen])

@@ -15,8 +15,12 @@ from valueguide.types import SOURCES, Float32
 RULE_ALL_SUCCEED = (
     "no outcome columns: every episode counts as a success at its last frame; pass success=… to say otherwise"
 )
-RULE_COLUMN = "no next.terminated column: episodes whose last next.success is true succeeded, the others were truncated"
-RULE_ARGUMENT = "no next.terminated column: the success argument says which episodes succeeded, the others were truncated"
+RULE_COLUMN = (
+    "no next.terminated column: episodes whose last next.success is true succeeded, the others were truncated"
+)
+RULE_ARGUMENT = (
+    "no next.terminated column: the success argument says which episodes succeeded, the others were truncated"
+)
 
 
 @dataclass(frozen=True)
@@ -49,17 +53,17 @@ def derive_outcomes(
     source = _source(columns, count)
     if {"next.terminated", "next.truncated", "next.success"} <= set(columns):
         if verdicts is not None:
-            raise DataError(f"{where}: success=… given, but the dataset records its own outcomes; leave it out")
+            raise DataError(f"{where}: success=… given, but the dataset records outcomes; leave it out")
         terminated, truncated, success = (
             np.asarray(columns[f"next.{name}"], bool) for name in ("terminated", "truncated", "success")
         )
         return Outcomes(_reward(columns, success), terminated, truncated, success, source, "")
     last = episode_end - 1
     if verdicts is not None:
-        won, rule = np.broadcast_to(np.asarray(verdicts, bool), (np.size(verdicts),)), RULE_ARGUMENT
-        won = np.repeat(won, len(last)) if np.ndim(verdicts) == 0 else won
-        if len(won) != len(last):
-            raise DataError(mismatch(where, "success", f"one value, or one for each of {len(last)} episodes", len(won)))
+        if np.ndim(verdicts) and np.shape(verdicts) != last.shape:
+            expected = f"one value, or one for each of {len(last)} episodes"
+            raise DataError(mismatch(where, "success", expected, np.shape(verdicts)))
+        won, rule = np.broadcast_to(np.asarray(verdicts, bool), last.shape), RULE_ARGUMENT
     elif "next.success" in columns:
         won, rule = np.asarray(columns["next.success"], bool)[last], RULE_COLUMN
     else:

@@ -23,6 +23,7 @@ from valueguide.data.outcomes import Outcomes, derive_outcomes
 from valueguide.data.rebuild import rebuild_episode
 from valueguide.data.schema import ACTION, ENVIRONMENT_STATE, IMAGE_PREFIX, SCALARS, STATE, DatasetSpec
 from valueguide.data.source_files import DataFiles, VideoFiles
+from valueguide.data.swap import restore_interrupted
 from valueguide.errors import DataError, mismatch
 from valueguide.types import Episode, Float32, UInt8
 
@@ -54,11 +55,15 @@ class EpisodeDataset:
         columns = self._files.read(names)
         self.action = _float32(columns, ACTION)
         self.state = _float32(columns, STATE) if STATE in columns else np.zeros((self.frames, 0), np.float32)
-        self.environment_state = _float32(columns, ENVIRONMENT_STATE) if ENVIRONMENT_STATE in columns else None
+        self.environment_state = (
+            _float32(columns, ENVIRONMENT_STATE) if ENVIRONMENT_STATE in columns else None
+        )
         self.episode_start, self.episode_end, self.episode_index = _bounds(columns["episode_index"])
         self._check_complete(info)
         self.instructions, self.instruction = _instructions(root, info, np.asarray(columns["task_index"]))
-        outcomes: Outcomes = derive_outcomes(columns, self.episode_start, self.episode_end, success, str(root))
+        outcomes: Outcomes = derive_outcomes(
+            columns, self.episode_start, self.episode_end, success, str(root)
+        )
         self.reward, self.terminated = outcomes.reward, outcomes.terminated
         self.truncated, self.success, self.source = outcomes.truncated, outcomes.success, outcomes.source
         if outcomes.rule:
@@ -77,7 +82,8 @@ class EpisodeDataset:
             success at its last frame. Datasets recorded by valueguide know their outcomes.
         Raises DataError: missing folder, no episodes, other dataset version, damaged file (named).
         """
-        root = Path(root)
+        root = Path(root).resolve()
+        restore_interrupted(root)
         if not root.is_dir():
             raise DataError(f"{root}: folder not found; expected a LeRobotDataset v3")
         info = layout.read_json(root / layout.INFO)
@@ -90,7 +96,7 @@ class EpisodeDataset:
             raise DataError(f"{root / layout.INFO}: field {error} is missing") from error
         if not version.startswith("v3"):
             raise DataError(
-                mismatch(str(root), "dataset version", "v3.x", version, "Convert it with LeRobot's v3 converter")
+                mismatch(str(root), "dataset version", "v3.x", version, "Convert it with LeRobot")
             )
         if empty:
             raise DataError(f"{root}: the dataset is empty; record an episode first")
@@ -177,8 +183,18 @@ class EpisodeDataset:
         """sha256 (16 hex digits) of the content; independent of how the files are split."""
         digest = hashlib.sha256(json.dumps(sorted(self.features)).encode())
         digest.update(json.dumps([self.instructions, self.metadata], sort_keys=True).encode())
-        for values in (self.episode_start, self.instruction, self.state, self.action, self.reward,
-                       self.terminated, self.success, self.source, self.final_state, self.environment_state):
+        for values in (
+            self.episode_start,
+            self.instruction,
+            self.state,
+            self.action,
+            self.reward,
+            self.terminated,
+            self.success,
+            self.source,
+            self.final_state,
+            self.environment_state,
+        ):
             if values is not None:
                 digest.update(np.ascontiguousarray(values).tobytes())
         pictures = self._finals.digests if self._finals else _file_sizes(self.root)
@@ -200,8 +216,15 @@ class EpisodeDataset:
     def _check_complete(self, info: dict[str, Any]) -> None:
         for kind, found in (("episodes", self.episodes), ("frames", self.frames)):
             if found != info[f"total_{kind}"]:
-                raise DataError(mismatch(f"{self.root}", f"{kind} in the data files", info[f"total_{kind}"], found,
-                                         "A data file is missing or the recording was interrupted"))
+                raise DataError(
+                    mismatch(
+                        f"{self.root}",
+                        f"{kind} in the data files",
+                        info[f"total_{kind}"],
+                        found,
+                        "A data file is missing",
+                    )
+                )
 
 
 def _eager_columns(features: dict[str, Any]) -> list[str]:

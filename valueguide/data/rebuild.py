@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from valueguide.types import SOURCES, Candidates, Decision, Episode, Observation, Scores, Step
+from valueguide.types import SOURCES, Candidates, Decision, Episode, Float32, Observation, Scores, Step
 
 if TYPE_CHECKING:
     from valueguide.data.finals import FinalObservations
@@ -59,35 +59,35 @@ def _add_plan(step: Step, recorded: dict[str, Any], frame: int) -> None:
     step.chunk_id = int(recorded["vg.chunk_id"][frame])
     step.chunk_step = int(recorded["vg.chunk_step"][frame])
     step.executed_length = int(recorded["vg.executed_length"][frame])
-    step.planned_chunk = _unpadded(recorded["vg.planned_chunk"][frame])
+    planned = _without_unused_steps(recorded["vg.planned_chunk"][frame])
+    step.planned_chunk = planned if len(planned) else None
     step.policy_version = recorded["vg.policy_version"][frame]
     step.critic_version = recorded["vg.critic_version"][frame]
-    has_candidates = "vg.candidates" in recorded
-    actions = _unpadded(recorded["vg.candidates"][frame]) if has_candidates else None
-    step.candidates = None if actions is None else Candidates(actions)
+    k = int(recorded["vg.num_candidates"][frame]) if "vg.candidates" in recorded else 0
+    if k:
+        stored = recorded["vg.candidates"][frame][:k]
+        used = _without_unused_steps(stored)
+        step.candidates = Candidates(used if used.shape[1] else stored)
     if recorded["vg.index"][frame] < 0:
         return
-    q = _unpadded(recorded["vg.scores"][frame]) if has_candidates else None
+    members = int(recorded["vg.num_members"][frame]) if k else 0
+    values: Float32 | None = recorded["vg.values"][frame][:k] if k else None
     step.decision = Decision(
         index=int(recorded["vg.index"][frame]),
         reason=recorded["vg.reason"][frame],
         preferred=int(recorded["vg.preferred"][frame]),
-        values=_unpadded(recorded["vg.values"][frame]) if has_candidates else None,
-        scores=None if q is None else Scores(q),
+        values=None if values is None or np.isnan(values).all() else values,
+        scores=Scores(recorded["vg.scores"][frame][:members, :k]) if members else None,
         seed=int(recorded["vg.seed"][frame]),
         latency_s=float(recorded["vg.latency_s"][frame]),
     )
 
 
-def _unpadded(values: np.ndarray) -> np.ndarray | None:
-    """Strip the NaN rows at the end of every axis; None when nothing is left."""
-    for axis in range(values.ndim):
-        others = tuple(a for a in range(values.ndim) if a != axis)
-        used = np.flatnonzero(~np.isnan(values).all(axis=others))
-        if not used.size:
-            return None
-        values = np.take(values, range(int(used[-1]) + 1), axis=axis)
-    return values
+def _without_unused_steps(chunks: np.ndarray) -> np.ndarray:
+    """chunks (…, H, A) without the NaN steps at the end that pad them to the stored horizon."""
+    others = tuple(axis for axis in range(chunks.ndim) if axis != chunks.ndim - 2)
+    used = np.flatnonzero(~np.isnan(chunks).all(axis=others))
+    return chunks[..., : int(used[-1]) + 1 if used.size else 0, :]
 
 
 def _stamp(dataset: EpisodeDataset, step: int) -> int:

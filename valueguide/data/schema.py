@@ -81,9 +81,13 @@ class DatasetSpec:
         for name, least in (("fps", 1), ("horizon", 1), ("k", 0), ("members", 1)):
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
-                raise ConfigError(mismatch("dataset spec", name, f"an integer of {least} or more", repr(value)))
+                raise ConfigError(
+                    mismatch("dataset spec", name, f"an integer of {least} or more", repr(value))
+                )
         if self.image_format not in IMAGE_FORMATS:
-            raise ConfigError(mismatch("dataset spec", "image_format", IMAGE_FORMATS, repr(self.image_format)))
+            raise ConfigError(
+                mismatch("dataset spec", "image_format", IMAGE_FORMATS, repr(self.image_format))
+            )
         for name in ("state", "action"):
             if not getattr(self, name):
                 raise ConfigError(mismatch("dataset spec", name, "at least one dimension name", "none"))
@@ -105,7 +109,9 @@ class DatasetSpec:
             "cameras": {name: image.shape[:2] for name, image in observation.images.items()},
             "state": tuple(f"state_{i}" for i in range(observation.state.size)),
             "action": tuple(f"action_{i}" for i in range(episode.steps[0].action.size)),
-            "environment_state": tuple(f"env_{i}" for i in range(privileged.size)) if privileged is not None else (),
+            "environment_state": tuple(f"env_{i}" for i in range(privileged.size))
+            if privileged is not None
+            else (),
             "image_format": "png" if observation.images else "none",
         }
         return cls(fps=fps, **{**found, **settings})
@@ -130,6 +136,8 @@ class DatasetSpec:
             columns["vg.candidates"] = _array(self.k, self.horizon, len(self.action))
             columns["vg.scores"] = _array(self.members, self.k)
             columns["vg.values"] = _array(self.k)
+            columns["vg.num_candidates"] = {"dtype": "int64", "shape": (1,), "names": None}
+            columns["vg.num_members"] = {"dtype": "int64", "shape": (1,), "names": None}
         return {**columns, **INDEX_FEATURES}
 
     def to_dict(self) -> dict[str, Any]:

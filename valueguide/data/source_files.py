@@ -16,7 +16,7 @@ from valueguide.data import layout
 from valueguide.data.columns import to_numpy
 from valueguide.data.images import decode_image
 from valueguide.data.schema import Feature
-from valueguide.errors import DataError, EnvironmentSetupError
+from valueguide.errors import DataError, EnvironmentSetupError, mismatch
 from valueguide.types import UInt8
 
 CACHED_GROUPS = 8
@@ -57,13 +57,19 @@ class DataFiles:
         tables = [layout.read_parquet(file.path, names).slice(0, file.rows) for file in self.files]
         read: dict[str, NDArray[Any] | list[str]] = {}
         for name in names:
-            pieces = [self._column(table, name, file.path) for table, file in zip(tables, self.files, strict=True)]
+            pieces = [
+                self._column(table, name, file.path) for table, file in zip(tables, self.files, strict=True)
+            ]
             if self.features[name]["dtype"] == "string":
                 read[name] = [text for piece in pieces for text in piece.to_pylist()]
                 continue
             shape = tuple(self.features[name]["shape"])
             stacked = [
-                to_numpy(piece, () if shape == (1,) and not _nested(piece) else shape, f"{file.path}: column {name}")
+                to_numpy(
+                    piece,
+                    () if shape == (1,) and not _nested(piece) else shape,
+                    f"{file.path}: column {name}",
+                )
                 for piece, file in zip(pieces, self.files, strict=True)
             ]
             values = np.concatenate(stacked)
@@ -87,7 +93,7 @@ class DataFiles:
             try:
                 encoded = (self.root / cell["path"]).read_bytes()
             except OSError as error:
-                raise DataError(f"{name}: the picture file {cell['path']} is not readable: {error}") from error
+                raise DataError(f"{name}: {cell['path']} is not readable: {error}") from error
         return decode_image(encoded, name)
 
     def _group(self, where: int, group: int, column: str) -> pa.Array:
@@ -117,12 +123,12 @@ def _nested(column: pa.ChunkedArray) -> bool:
 
 def _committed_rows(file: pq.ParquetFile, path: Path, episodes: int) -> int:
     """Rows that belong to committed episodes; a recorder that died may have left a file beyond them."""
-    statistics_column = file.schema_arrow.get_field_index("episode_index")
-    if statistics_column < 0:
+    if file.schema_arrow.get_field_index("episode_index") < 0:
         raise DataError(f"{path}: column 'episode_index' is missing; is this a LeRobotDataset v3?")
     index = file.read(columns=["episode_index"])["episode_index"].to_numpy()
     if np.any(np.diff(index) < 0):
-        raise DataError(f"{path}: episode_index: expected ascending, found a step back at row {np.diff(index).argmin()}")
+        row = int(np.diff(index).argmin()) + 1
+        raise DataError(mismatch(str(path), "episode_index", "ascending", f"a step back at row {row}"))
     return int(np.searchsorted(index, episodes, side="left"))
 
 

@@ -59,7 +59,8 @@ def image_stats(images: list[UInt8]) -> FeatureStats:
 def merge(total: Stats, episode: Stats) -> Stats:
     """The statistics of both together; `total` may be empty."""
     return {
-        name: _merge_feature(total[name], episode[name]) if name in total and name in episode
+        name: _merge_feature(total[name], episode[name])
+        if name in total and name in episode
         else total.get(name) or episode[name]
         for name in {**total, **episode}
     }

@@ -70,7 +70,9 @@ def episode_labels(
         sparse_labels(int(end - start), bool(won), bool(ended), gamma, success_steps)
         for start, end, won, ended in zip(episode_start, episode_end, success, terminated, strict=True)
     ]
-    return Labels(*(np.concatenate([getattr(p, name) for p in parts]) for name in ("reward", "mask", "mc_return")))
+    return Labels(
+        *(np.concatenate([getattr(p, name) for p in parts]) for name in ("reward", "mask", "mc_return"))
+    )
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ class ChunkTransitions:
         )
 
     def actions(self, action: Float32, starts: Int64) -> tuple[Float32, NDArray[np.bool_]]:
-        """Chunks float32 (B, E, A) from the frames' actions (N, A), zero where not valid, and valid (B, E)."""
+        """From all actions (N, A): chunks float32 (B, E, A), zero where not valid, and valid (B, E)."""
         offsets = np.arange(self.executed_length)
         valid = offsets < self.length[starts][:, None]
         steps = np.where(valid, starts[:, None] + offsets, 0)

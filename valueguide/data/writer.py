@@ -27,6 +27,7 @@ from valueguide.data.encode import EncodedEpisode, encode_episode
 from valueguide.data.layout import DATA_TEMPLATE, EPISODES_TEMPLATE, FINALS_TEMPLATE, numbered
 from valueguide.data.schema import INDEX_FEATURES, DatasetSpec
 from valueguide.data.stats import Stats, array_stats, from_json, merge, to_json
+from valueguide.data.swap import restore_interrupted
 from valueguide.errors import DataError
 from valueguide.types import Episode
 
@@ -54,10 +55,11 @@ class EpisodeWriter:
     """
 
     def __init__(self, root: str | Path, spec: DatasetSpec) -> None:
-        self.root = Path(root)
+        self.root = Path(root).resolve()
         self.spec = spec
         try:
-            self._lock = lock(self.root)
+            restore_interrupted(self.root)
+            self._lock: int | None = lock(self.root)
         except OSError as error:
             raise DataError(f"{self.root}: cannot record here: {error}") from error
         try:
@@ -143,7 +145,7 @@ def lock(root: Path) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(descriptor)
-        raise DataError(f"{root}: another process is recording into this dataset; choose another folder") from error
+        raise DataError(f"{root}: another process is recording here; choose another folder") from error
     return descriptor
 
 
@@ -178,23 +180,29 @@ def task_table(tasks: dict[str, int]) -> pa.Table:
         ],
         "pandas_version": "2.0.0",
     }
-    table = pa.table({"task_index": pa.array(list(tasks.values()), pa.int64()), "task": pa.array(list(tasks))})
+    table = pa.table(
+        {"task_index": pa.array(list(tasks.values()), pa.int64()), "task": pa.array(list(tasks))}
+    )
     return table.replace_schema_metadata({"pandas": json.dumps(description)})
 
 
 def _create_or_check(root: Path, spec: DatasetSpec) -> None:
     if not (root / layout.INFO).exists():
         if layout.existing(root, DATA_TEMPLATE):
-            raise DataError(f"{root / layout.INFO}: file is missing although data files exist; restore it first")
+            raise DataError(f"{root / layout.INFO}: file is missing but data files exist; restore it first")
         layout.write_json(root / layout.SPEC, spec.to_dict())
         layout.write_json(root / layout.INFO, info(spec, 0, 0, 0))
         return
-    if not (root / layout.SPEC).exists():
-        raise DataError(f"{root}: this dataset was not recorded by valueguide; choose another folder")
-    stored = DatasetSpec.from_dict(layout.read_json(root / layout.SPEC), str(root / layout.SPEC))
-    difference = stored.difference(spec)
+    difference = recorded_spec(root).difference(spec)
     if difference:
         raise DataError(f"{root}: the dataset has another spec: {difference}. Record into a new folder")
+
+
+def recorded_spec(root: Path) -> DatasetSpec:
+    """The spec of the recording in `root`. Raises DataError when valueguide did not record it."""
+    if not (root / layout.SPEC).exists():
+        raise DataError(f"{root}: not a dataset recorded by valueguide; choose another folder")
+    return DatasetSpec.from_dict(layout.read_json(root / layout.SPEC), str(root / layout.SPEC))
 
 
 def _recover(root: Path) -> _Committed:
@@ -202,13 +210,17 @@ def _recover(root: Path) -> _Committed:
     counted = layout.read_json(root / layout.INFO)
     episodes, frames, n_tasks = (counted[f"total_{kind}"] for kind in ("episodes", "frames", "tasks"))
     next_file = _last_committed(root, episodes) + 1
-    leftovers = [path for template in TEMPLATES for number, path in layout.existing(root, template).items()
-                 if number >= next_file]
+    leftovers = [
+        path
+        for template in TEMPLATES
+        for number, path in layout.existing(root, template).items()
+        if number >= next_file
+    ]
     temporary = [p for folder in ("data", "meta") for p in (root / folder).rglob(f".*{layout.TEMPORARY}")]
     for path in leftovers + temporary:
         path.unlink()
     if leftovers or temporary:
-        log.warning("%s: dropped half-written episode %d; %d complete episodes kept", root, episodes, episodes)
+        log.warning("%s: dropped half-written episode %d, kept the %d before it", root, episodes, episodes)
     return _Committed(
         episodes=episodes,
         frames=frames,

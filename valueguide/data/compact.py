@@ -1,0 +1,126 @@
+"""Merges the many small files of a recording into few, without ever exposing a half-merged dataset."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from valueguide.data import layout
+from valueguide.data.layout import (
+    DATA_TEMPLATE,
+    EPISODES_TEMPLATE,
+    FILES_PER_CHUNK,
+    FINALS_TEMPLATE,
+    numbered,
+)
+from valueguide.data.swap import exchange, restore_interrupted
+from valueguide.data.writer import EpisodeWriter, recorded_spec
+from valueguide.errors import DataError
+
+NOT_CARRIED = (
+    "data",
+    "meta/episodes",
+    "meta/valueguide/final_observations",
+    layout.LOCK,
+    ".valueguide_frames",
+)
+
+
+def compact(root: str | Path, target_mb: float = 100.0) -> int:
+    """Merge the files of the valueguide dataset in `root` up to `target_mb` each; returns how many remain.
+
+    Frames, indices and dataset_id stay the same; every episode stays one parquet row group. The merged
+    dataset is built beside `root` and swapped in at once, so a crash leaves the old one or the new one.
+    Needs free space for a second copy. Raises DataError: not a valueguide recording, being recorded
+    into, disk full, damaged file.
+    """
+    root = Path(root).resolve()
+    restore_interrupted(root)
+    with EpisodeWriter(root, recorded_spec(root)):  # Holds the lock, and drops what a crash left.
+        merged = root.with_name(f".{root.name}.compacting")
+        try:
+            shutil.rmtree(merged, ignore_errors=True)
+            count = _build(root, merged, int(target_mb * 1024 * 1024))
+            exchange(root, merged)
+        except OSError as error:
+            shutil.rmtree(merged, ignore_errors=True)
+            raise DataError(f"{root}: not compacted, the dataset is unchanged: {error}") from error
+    return count
+
+
+def _build(root: Path, merged: Path, target_bytes: int) -> int:
+    numbers = list(layout.existing(root, DATA_TEMPLATE))
+    count = 0
+    for group in _groups(root, numbers, target_bytes):
+        _merge_data([numbered(root, DATA_TEMPLATE, n) for n in group], numbered(merged, DATA_TEMPLATE, count))
+        finals = [layout.read_parquet(numbered(root, FINALS_TEMPLATE, n)) for n in group]
+        layout.write_table(numbered(merged, FINALS_TEMPLATE, count), pa.concat_tables(finals))
+        episodes = [layout.read_parquet(numbered(root, EPISODES_TEMPLATE, n)) for n in group]
+        moved = _renumbered(pa.concat_tables(episodes, promote_options="default"), count)
+        layout.write_table(numbered(merged, EPISODES_TEMPLATE, count), moved)
+        count += 1
+    _carry_over(root, merged)
+    return count
+
+
+def _groups(root: Path, numbers: list[int], target_bytes: int) -> Iterator[list[int]]:
+    group: list[int] = []
+    size = 0
+    for number in numbers:
+        bytes_here = numbered(root, DATA_TEMPLATE, number).stat().st_size
+        if group and size + bytes_here > target_bytes:
+            yield group
+            group, size = [], 0
+        group.append(number)
+        size += bytes_here
+    if group:
+        yield group
+
+
+def _merge_data(sources: list[Path], target: Path) -> None:
+    """Copy row group by row group: memory stays at one episode."""
+
+    def write(file: BinaryIO) -> None:
+        with layout.open_parquet(sources[0]) as first:
+            schema = first.schema_arrow
+        with pq.ParquetWriter(file, schema, compression="snappy") as writer:
+            for source in sources:
+                with layout.open_parquet(source) as episodes:
+                    for group in range(episodes.num_row_groups):
+                        table = episodes.read_row_group(group)
+                        writer.write_table(table, row_group_size=max(table.num_rows, 1))
+
+    layout.write_atomic(target, write)
+
+
+def _renumbered(episodes: pa.Table, number: int) -> pa.Table:
+    """Point the rows' file references at file `number`."""
+    chunk, file = divmod(number, FILES_PER_CHUNK)
+    for kind in ("data", "meta/episodes"):
+        for name, value in (("chunk_index", chunk), ("file_index", file)):
+            column = f"{kind}/{name}"
+            values = pa.array(np.full(episodes.num_rows, value, np.int64))
+            episodes = episodes.set_column(episodes.column_names.index(column), column, values)
+    return episodes
+
+
+def _carry_over(root: Path, merged: Path) -> None:
+    """Copy everything else, flushed to disk: info, statistics, tasks, spec, and files that users added."""
+    for source in sorted(path for path in root.rglob("*") if path.is_file()):
+        relative = source.relative_to(root)
+        if any(relative.is_relative_to(skipped) for skipped in NOT_CARRIED):
+            continue
+        layout.write_atomic(merged / relative, partial(_copy, source))
+        shutil.copystat(source, merged / relative)
+
+
+def _copy(source: Path, file: BinaryIO) -> None:
+    with open(source, "rb") as original:
+        shutil.copyfileobj(original, file)
