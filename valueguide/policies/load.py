@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import lerobot.policies  # noqa: F401  (registers the policy types)
 import torch
@@ -28,7 +28,6 @@ from valueguide.policies.checkpoint import save_policy
 __all__ = ["load_policy", "save_policy"]
 
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
-_CLIP_MODULE = "lerobot.policies.multi_task_dit.modeling_multi_task_dit"
 
 
 def load_policy(path_or_hub_id: str | Path, device: str = "cpu") -> LeRobotPolicy:
@@ -71,7 +70,9 @@ def _read_config(folder: Path, device: str) -> PreTrainedConfig:
     path = folder / checkpoint.CONFIG
     raw = checkpoint.read_json(path)
     if raw.get("use_peft"):
-        raise CheckpointError(f"{path}: expected full weights, found a PEFT adapter. Merge it into its base first")
+        raise CheckpointError(
+            f"{path}: expected full weights, found a PEFT adapter. Merge it into its base first"
+        )
     try:
         config = PreTrainedConfig.from_pretrained(folder, cli_overrides=[f"--device={device}"])
     except Exception as error:  # draccus raises many kinds; all of them mean that the file is wrong
@@ -85,34 +86,50 @@ def _read_config(folder: Path, device: str) -> PreTrainedConfig:
 
 def _construct(config: PreTrainedConfig, folder: Path) -> PreTrainedPolicy:
     """The policy with whatever weights its constructor gives it; all of them are overwritten next."""
+    half = False
+    if config.type == "smolvla":
+        # LeRobot keeps a pre-trained language model in bfloat16, one built from its configuration in float32.
+        half, config.load_vlm_weights = config.load_vlm_weights, False
     try:
-        with _without_backbone_weights(config), torch.random.fork_rng(devices=[]):
-            return get_policy_class(config.type)(config)
+        # Constructors print; standard output belongs to the caller's results.
+        with (
+            contextlib.redirect_stdout(sys.stderr),
+            _without_backbone_weights(config),
+            torch.random.fork_rng(devices=[]),
+        ):
+            policy = get_policy_class(config.type)(config)
     except (OSError, ValueError, ImportError) as error:
         raise CheckpointError(
             f"{folder}: cannot build a {config.type} policy: {_reason(error)}. "
             "A backbone or tokenizer it names may be neither a local folder nor reachable"
         ) from error
+    if half:
+        policy.model.vlm_with_expert.vlm.to(torch.bfloat16)
+    return policy
 
 
 @contextlib.contextmanager
 def _without_backbone_weights(config: PreTrainedConfig) -> Iterator[None]:
     """Backbones are built from their configuration only: their weights are in model.safetensors too."""
-    if config.type == "multi_task_dit":
-        vision = SimpleNamespace(
-            from_pretrained=lambda name: CLIPVisionModel(CLIPVisionConfig.from_pretrained(name))
-        )
-        text = SimpleNamespace(from_pretrained=lambda name: CLIPTextModel(CLIPTextConfig.from_pretrained(name)))
-        with (
-            mock.patch(f"{_CLIP_MODULE}.CLIPVisionModel", vision),
-            mock.patch(f"{_CLIP_MODULE}.CLIPTextModel", text),
-        ):
-            yield
+    if getattr(config, "pretrained_backbone_weights", None) is not None:  # act, diffusion, vqbet: torchvision
+        config.pretrained_backbone_weights = None
+    if config.type != "multi_task_dit":
+        yield
         return
-    for field in ("pretrained_backbone_weights",):  # act, diffusion, vqbet, ...: torchvision weights
-        if getattr(config, field, None) is not None:
-            setattr(config, field, None)
-    yield
+    from lerobot.policies.multi_task_dit import modeling_multi_task_dit as module
+
+    # The policy's constructor has no option for this; it reads the weights through these two names.
+    original = module.CLIPVisionModel, module.CLIPTextModel
+    module.CLIPVisionModel = SimpleNamespace(
+        from_pretrained=lambda name: CLIPVisionModel(CLIPVisionConfig.from_pretrained(name))
+    )
+    module.CLIPTextModel = SimpleNamespace(
+        from_pretrained=lambda name: CLIPTextModel(CLIPTextConfig.from_pretrained(name))
+    )
+    try:
+        yield
+    finally:
+        module.CLIPVisionModel, module.CLIPTextModel = original
 
 
 def _load_processors(config: PreTrainedConfig, folder: Path, device: str) -> tuple[Any, Any]:

@@ -10,7 +10,12 @@ from valueguide.policies.sampling.base import BatchedSampler, Sampler
 
 #: Policy type -> (module, class) of a sampler that shares the prefix. Imported when needed.
 _SHARED_PREFIX = {
+    "act": ("act", "ActSampler"),
+    "diffusion": ("diffusion", "DiffusionSampler"),
     "multi_task_dit": ("multi_task_dit", "MultiTaskDiTSampler"),
+    "pi0": ("prefix_cache", "PrefixCacheSampler"),
+    "pi05": ("prefix_cache", "PrefixCacheSampler"),
+    "smolvla": ("prefix_cache", "PrefixCacheSampler"),
 }
 
 

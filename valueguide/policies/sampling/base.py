@@ -71,14 +71,14 @@ class BatchedSampler:
             self._fill_queues(batch)
         # Random functions that GivenNoise does not know still get a seed, and leave no trace.
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(noise.generator().initial_seed())
+            torch.manual_seed(noise.seed)
             with GivenNoise(noise, k):
                 try:
                     return self.policy.predict_action_chunk(batch)
                 except NotImplementedError:
-                    name = self.policy.config.type
+                    where = f"policy type {self.policy.config.type!r}"
                     raise ConfigError(
-                        f"policy type {name!r}: expected one that predicts action chunks, found a single-step policy"
+                        f"{where}: expected one that predicts action chunks, found a single-step policy"
                     ) from None
 
     def _fill_queues(self, batch: Frame) -> None:

@@ -19,19 +19,18 @@ class RowNoise:
 
     def __init__(self, seed: int) -> None:
         """seed: any integer >= 0."""
-        self._seed = seed
+        self.seed = seed
         self._draws = 0
 
-    def generator(self) -> torch.Generator:
-        """A generator for the next draw; draw d of seed s is always the same one."""
+    def _generator(self) -> torch.Generator:
         # Separate generators a draw: with one stream, how much the first draw takes would depend on K.
-        words = np.random.SeedSequence((self._seed, self._draws)).generate_state(2)
+        words = np.random.SeedSequence((self.seed, self._draws)).generate_state(2)
         self._draws += 1
         return torch.Generator().manual_seed(int(words[0]) << 32 | int(words[1]))
 
     def draw(self, k: int, shape: Sequence[int], like: Tensor | None = None) -> Tensor:
         """float32 (k, *shape), standard normal, on the device and in the dtype of `like` if given."""
-        generator = self.generator()
+        generator = self._generator()
         rows = torch.stack([torch.randn(*shape, generator=generator) for _ in range(k)])
         return rows if like is None else rows.to(device=like.device, dtype=like.dtype)
 
@@ -48,7 +47,11 @@ class GivenNoise(TorchFunctionMode):
         self._noise, self._k = noise, k
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
         shape = _normal_shape(func, args, kwargs)

@@ -1,0 +1,55 @@
+"""K chunks of smolvla, pi0 and pi05 from one pass over images and language.
+
+These policies run the observation through a large transformer once, keep its keys and values, and
+denoise the actions against them. Stock code wants as many observations as noises; here one
+observation's cache is repeated K times after it was computed, which is where the time goes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lerobot.policies.pretrained import PreTrainedPolicy
+from torch import Tensor, nn
+
+from valueguide.policies.sampling.base import Frame
+from valueguide.policies.sampling.noise import RowNoise
+
+
+class PrefixCacheSampler:
+    """Swaps in a flow model that accepts K noises for one observation; K = 1 is untouched."""
+
+    def __init__(self, policy: PreTrainedPolicy) -> None:
+        config = policy.config
+        self.policy = policy
+        self.history = 1
+        self.horizon = config.chunk_size
+        self._noise_shape = (config.chunk_size, config.max_action_dim)
+        policy.model.__class__ = _shared(type(policy.model))
+
+    def __call__(self, frames: list[Frame], k: int, noise: RowNoise) -> Tensor:
+        frame = frames[-1]
+        start = noise.draw(k, self._noise_shape).to(next(self.policy.parameters()).device)
+        return self.policy.predict_action_chunk(dict(frame), noise=start)
+
+
+def _shared(model_class: type[nn.Module]) -> type[nn.Module]:
+    """A subclass whose `denoise_step` repeats the prefix to the batch size of the noise."""
+    if getattr(model_class, "shares_prefix", False):
+        return model_class
+
+    class SharedPrefix(model_class):  # type: ignore[misc, valid-type]
+        shares_prefix = True
+
+        def denoise_step(self, **kwargs: Any) -> Tensor:
+            masks, cache = kwargs["prefix_pad_masks"], kwargs["past_key_values"]
+            times = kwargs["x_t"].shape[0] // masks.shape[0]
+            if times > 1:
+                if cache is not None and cache.layers[0].keys.shape[0] != kwargs["x_t"].shape[0]:
+                    cache.batch_repeat_interleave(times)  # in place: once, not at every step
+                kwargs["prefix_pad_masks"] = masks.repeat_interleave(times, 0)
+                if "state" in kwargs:  # pi0 feeds the state beside the noise
+                    kwargs["state"] = kwargs["state"].repeat_interleave(times, 0)
+            return super().denoise_step(**kwargs)
+
+    return SharedPrefix

@@ -1,0 +1,1 @@
+"""Fakes, tiny real models and conformance kits for tests."""
