@@ -20,6 +20,8 @@ from valueguide.policies.sampling.noise import GivenNoise, RowNoise
 
 Frame = dict[str, Any]
 _OBS_IMAGE = "observation.image"
+#: These return (H, K, A); LeRobot's contract is (K, H, A).
+_TIME_FIRST = ("tdmpc",)
 
 
 class Sampler(Protocol):
@@ -68,18 +70,20 @@ class BatchedSampler:
         batch: Frame = {}
         for frame in frames:
             batch = repeat(frame, k)
+            batch.pop(ACTION, None)  # processors put an empty one in, which queues would take for an action
             self._fill_queues(batch)
         # Random functions that GivenNoise does not know still get a seed, and leave no trace.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(noise.seed)
             with GivenNoise(noise, k):
                 try:
-                    return self.policy.predict_action_chunk(batch)
+                    actions = self.policy.predict_action_chunk(batch)
                 except NotImplementedError:
                     where = f"policy type {self.policy.config.type!r}"
                     raise ConfigError(
                         f"{where}: expected one that predicts action chunks, found a single-step policy"
                     ) from None
+        return actions.transpose(0, 1) if self.policy.config.type in _TIME_FIRST else actions
 
     def _fill_queues(self, batch: Frame) -> None:
         """Policies with history read it from their own queues, which only `select_action` fills."""
