@@ -61,7 +61,8 @@ def _build(root: Path, merged: Path, target_bytes: int) -> int:
     for group in _groups(root, numbers, target_bytes):
         _merge_data([numbered(root, DATA_TEMPLATE, n) for n in group], numbered(merged, DATA_TEMPLATE, count))
         finals = [layout.read_parquet(numbered(root, FINALS_TEMPLATE, n)) for n in group]
-        layout.write_table(numbered(merged, FINALS_TEMPLATE, count), pa.concat_tables(finals))
+        # One row group a row, so that reading one final picture does not read them all.
+        layout.write_table(numbered(merged, FINALS_TEMPLATE, count), pa.concat_tables(finals), 1)
         episodes = [layout.read_parquet(numbered(root, EPISODES_TEMPLATE, n)) for n in group]
         moved = _renumbered(pa.concat_tables(episodes, promote_options="default"), count)
         layout.write_table(numbered(merged, EPISODES_TEMPLATE, count), moved)

@@ -69,6 +69,6 @@ class FinalObservations:
     def image(self, episode: int, column: str) -> UInt8:
         """uint8 (H, W, 3) RGB of the observation after the episode's last action."""
         path, row = self.places[episode]
-        cell = layout.read_parquet(path, [column])[column][row].as_py()
+        cell = layout.read_row_group(path, row, column)[0].as_py()
         camera = column.removeprefix(IMAGE_PREFIX)
         return decode_image(cell["bytes"], f"{path}: camera {camera!r}, row {row}")

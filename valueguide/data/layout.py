@@ -93,9 +93,9 @@ def _put(file: BinaryIO, content: bytes) -> None:
     file.write(content)
 
 
-def write_table(path: Path, table: pa.Table) -> None:
-    """One parquet file with one row group, as LeRobot lays out an episode."""
-    size = max(table.num_rows, 1)
+def write_table(path: Path, table: pa.Table, row_group_size: int | None = None) -> None:
+    """One parquet file; by default one row group, as LeRobot lays out an episode."""
+    size = row_group_size or max(table.num_rows, 1)
     write_atomic(path, lambda file: pq.write_table(table, file, compression="snappy", row_group_size=size))
 
 
@@ -124,6 +124,15 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
     with open_parquet(path) as file:
         try:
             return file.read(columns=columns)
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{path}: damaged or truncated parquet file: {_first_line(error)}") from error
+
+
+def read_row_group(path: Path, group: int, column: str) -> pa.Array:
+    """One column of one row group. Raises DataError naming the file."""
+    with open_parquet(path) as file:
+        try:
+            return file.read_row_group(group, columns=[column])[column].combine_chunks()
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"{path}: damaged or truncated parquet file: {_first_line(error)}") from error
 

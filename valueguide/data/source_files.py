@@ -99,12 +99,7 @@ class DataFiles:
     def _group(self, where: int, group: int, column: str) -> pa.Array:
         key = (where, group, column)
         if key not in self._groups:
-            path = self.files[where].path
-            with layout.open_parquet(path) as file:
-                try:
-                    self._groups[key] = file.read_row_group(group, columns=[column])[column].combine_chunks()
-                except (OSError, pa.ArrowException) as error:
-                    raise DataError(f"{path}: damaged or truncated parquet file: {error}") from error
+            self._groups[key] = layout.read_row_group(self.files[where].path, group, column)
             while len(self._groups) > CACHED_GROUPS:
                 self._groups.popitem(last=False)
         self._groups.move_to_end(key)
