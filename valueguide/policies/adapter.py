@@ -72,7 +72,9 @@ class LeRobotPolicy:
         if seed < 0:
             raise ConfigError(mismatch("sample", "seed", "0 or more", seed))
         if not self._frames:
-            raise DataError("sample: expected an observation since the last reset, found none. Call observe first")
+            raise DataError(
+                "sample: expected an observation since the last reset, found none. Call observe first"
+            )
         with torch.inference_mode():
             for index, frame in enumerate(self._frames):
                 if isinstance(frame, Observation):
@@ -114,10 +116,14 @@ class LeRobotPolicy:
             raise DataError(mismatch(where, "shape", (self.state_dim,), joined.shape))
         for name, values in (("state", state), ("environment_state", extra)):
             if values is not None and not np.isfinite(values).all():
-                raise DataError(mismatch(f"observation.{name}", "values", "finite numbers", "NaN or infinity"))
+                raise DataError(
+                    mismatch(f"observation.{name}", "values", "finite numbers", "NaN or infinity")
+                )
         feature = self.policy.config.env_state_feature
         if feature is not None and extra is not None and extra.shape != tuple(feature.shape):
-            raise DataError(mismatch("observation.environment_state", "shape", tuple(feature.shape), extra.shape))
+            raise DataError(
+                mismatch("observation.environment_state", "shape", tuple(feature.shape), extra.shape)
+            )
 
     def _probe_horizon(self) -> int:
         """Chunk length of a policy type whose configuration does not say it: sample once and look."""

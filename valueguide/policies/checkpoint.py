@@ -79,7 +79,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text())
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: expected a file, found none. Is this a LeRobot policy folder?") from None
+        raise CheckpointError(
+            f"{path}: expected a file, found none. Is this a LeRobot policy folder?"
+        ) from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{path}: expected JSON, found {_first_line(error)}") from None
     if not isinstance(value, dict):
@@ -135,12 +137,18 @@ def _check_tensors(policy: nn.Module, state: dict[str, Tensor], path: Path) -> N
     expected = policy.state_dict()
     # Tied tensors are stored once; any one of their names will do.
     stored_at = {expected[name].data_ptr() for name in state if name in expected}
-    missing = [n for n, t in expected.items() if n not in state and t.data_ptr() not in stored_at and t.numel()]
+    missing = [
+        n for n, t in expected.items() if n not in state and t.data_ptr() not in stored_at and t.numel()
+    ]
     if missing:
-        raise CheckpointError(mismatch(str(path), "tensors", f"{len(expected)} tensors", f"no {_some(missing)}"))
+        raise CheckpointError(
+            mismatch(str(path), "tensors", f"{len(expected)} tensors", f"no {_some(missing)}")
+        )
     unexpected = [name for name in state if name not in expected]
     if unexpected:
-        raise CheckpointError(mismatch(str(path), "tensors", "only the policy's", f"also {_some(unexpected)}"))
+        raise CheckpointError(
+            mismatch(str(path), "tensors", "only the policy's", f"also {_some(unexpected)}")
+        )
     for name, tensor in state.items():
         if tensor.shape != expected[name].shape:
             shapes = tuple(expected[name].shape), tuple(tensor.shape)

@@ -21,10 +21,19 @@ _BEGIN, _END = "<|startoftext|>", "<|endoftext|>"
 
 #: The size that the shipped policies use: 128-pixel images in 16-pixel patches, 24-token sentences.
 VISION = dict(
-    hidden_size=128, intermediate_size=512, num_hidden_layers=5, num_attention_heads=4, image_size=128, patch_size=16
+    hidden_size=128,
+    intermediate_size=512,
+    num_hidden_layers=5,
+    num_attention_heads=4,
+    image_size=128,
+    patch_size=16,
 )
 TEXT = dict(
-    hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=32
+    hidden_size=128,
+    intermediate_size=256,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    max_position_embeddings=32,
 )
 
 
