@@ -1,0 +1,261 @@
+"""Critic checkpoints: a folder of safetensors, config.yaml and a manifest that is checked on load.
+
+Two kinds share the helpers here: a finished critic (what a robot loads) and a training state (what an
+interrupted run continues from). Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from valueguide.critics.config import CriticSpec, NetworkConfig, TrainConfig
+from valueguide.critics.language import DEFAULT_SIMILARITY
+from valueguide.critics.networks import CriticNetwork
+from valueguide.critics.normalizer import Normalizer
+from valueguide.critics.trainer import CriticTrainer, Normalizers
+from valueguide.errors import CheckpointError, mismatch
+
+WEIGHTS, CONFIG, MANIFEST = "model.safetensors", "config.yaml", "manifest.json"
+TRAINING_TENSORS, TRAINING_STATE = "training.safetensors", "training.json"
+_FORMAT = "valueguide-critic-1"
+_TOWER = "tower."
+
+
+def save_critic(
+    folder: Path,
+    trainer: CriticTrainer,
+    instructions: list[str],
+    facts: dict[str, Any],
+    tower: nn.Module | None = None,
+    tower_config: dict[str, Any] | None = None,
+) -> str:
+    """Write a finished critic, replacing an old one in one step. Returns its version (content hash).
+
+    The target network's weights are saved: they are what scores. tower: the frozen vision tower of
+    `frozen_clip`, with its configuration. facts: JSON-serialisable (dataset id, metrics, spread_limit).
+    """
+    tensors = {f"critic.{name}": value for name, value in trainer.target.state_dict().items()}
+    tensors["instructions"] = trainer.embeddings
+    if tower is not None:
+        tensors |= {_TOWER + name: value for name, value in tower.state_dict().items()}
+    folder = Path(folder)
+    draft = _draft(folder)
+    _save_tensors(draft / WEIGHTS, tensors)
+    config = {
+        "spec": _plain(trainer.spec),
+        "network": _plain(trainer.network),
+        "train": _plain(trainer.config),
+        "tower": tower_config,
+    }
+    (draft / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False))
+    files = {name: _sha256(draft / name) for name in (WEIGHTS, CONFIG)}
+    version = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:12]
+    manifest = {
+        "format": _FORMAT,
+        "version": version,
+        "files": files,
+        "normalizers": {
+            name: normalizer.to_json()
+            for name, normalizer in vars(trainer.normalizers).items()
+            if normalizer is not None
+        },
+        "instructions": instructions,
+        "instruction_similarity": DEFAULT_SIMILARITY,
+        "step": trainer.step,
+        **facts,
+    }
+    _write(draft / MANIFEST, json.dumps(manifest, indent=1, default=float))
+    _publish(draft, folder)
+    return version
+
+
+class LoadedCritic:
+    """The verified content of a critic folder; see `scorer.LearnedCritic` for scoring with it."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises CheckpointError naming the file that is missing, changed, truncated or does not fit."""
+        self.manifest = _read_manifest(folder)
+        self.version: str = self.manifest["version"]
+        config = _read_config(folder / CONFIG)
+        self.spec, self.network_config, self.tower_config = config
+        tensors = load_tensors(folder / WEIGHTS)
+        self.network = CriticNetwork(self.spec, self.network_config)
+        load_exactly(self.network, _part(tensors, "critic."), folder / WEIGHTS)
+        self.tower_weights = _part(tensors, _TOWER)
+        self.instructions: list[str] = self.manifest["instructions"]
+        self.embeddings = tensors["instructions"].numpy()
+        raw = self.manifest["normalizers"]
+        where = str(folder / MANIFEST)
+        self.normalizers = Normalizers(
+            **{k: Normalizer.from_json(v, f"{where}: {k}") for k, v in raw.items()}
+        )
+
+
+def save_training(folder: Path, trainer: CriticTrainer) -> None:
+    """Everything that `resume_training` needs to continue bit for bit."""
+    tensors = {"generator": trainer.generator.get_state(), "global_rng": torch.get_rng_state()}
+    tensors |= {f"target.{n}": v for n, v in trainer.target.state_dict().items()}
+    for name, module in trainer.modules.items():
+        tensors |= {f"{name}.{n}": v for n, v in module.state_dict().items()}
+        for index, state in trainer.optimisers[name].state_dict()["state"].items():
+            tensors |= {f"optimiser.{name}.{index}.{key}": value for key, value in state.items()}
+    counts = {n: [z.seen, z.clipped] for n, z in vars(trainer.normalizers).items() if z is not None}
+    draft = _draft(folder)
+    _save_tensors(draft / TRAINING_TENSORS, tensors)
+    state = {
+        "step": trainer.step,
+        "counts": counts,
+        "spec": _plain(trainer.spec),
+        "network": _plain(trainer.network),
+        "train": _plain(trainer.config),
+        "sha256": _sha256(draft / TRAINING_TENSORS),
+    }
+    _write(draft / TRAINING_STATE, json.dumps(state, indent=1))
+    _publish(draft, folder)
+
+
+def resume_training(folder: Path, trainer: CriticTrainer) -> None:
+    """Put a freshly built trainer into the saved state. Raises CheckpointError on any difference in settings."""
+    path = folder / TRAINING_STATE
+    state = _read_json(path)
+    for name, value in (("spec", trainer.spec), ("network", trainer.network), ("train", trainer.config)):
+        if state.get(name) != _plain(value):
+            raise CheckpointError(
+                mismatch(str(path), f"{name} settings", state.get(name), _plain(value), "Use a new --out")
+            )
+    if _sha256(folder / TRAINING_TENSORS) != state["sha256"]:
+        raise CheckpointError(f"{folder / TRAINING_TENSORS}: the content does not match its recorded hash")
+    tensors = load_tensors(folder / TRAINING_TENSORS)
+    load_exactly(trainer.target, _part(tensors, "target."), folder / TRAINING_TENSORS)
+    for name, module in trainer.modules.items():
+        load_exactly(module, _part(tensors, f"{name}."), folder / TRAINING_TENSORS)
+        _load_optimiser(trainer.optimisers[name], _part(tensors, f"optimiser.{name}."))
+    trainer.generator.set_state(tensors["generator"])
+    torch.set_rng_state(tensors["global_rng"])
+    for name, (seen, clipped) in state["counts"].items():
+        normalizer = getattr(trainer.normalizers, name)
+        normalizer.seen, normalizer.clipped = seen, clipped
+    trainer.step = int(state["step"])
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Raises CheckpointError when the file is missing or truncated."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: expected complete safetensors, found {error}") from error
+
+
+def _load_optimiser(optimiser: torch.optim.Optimizer, flat: dict[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in flat.items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = value
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def load_exactly(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    own = module.state_dict()
+    missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    if missing or extra:
+        raise CheckpointError(f"{path}: missing tensors {missing[:3]}, unexpected tensors {extra[:3]}")
+    for name, value in tensors.items():
+        if value.shape != own[name].shape:
+            raise CheckpointError(
+                mismatch(str(path), f"shape of {name}", tuple(own[name].shape), tuple(value.shape))
+            )
+    module.load_state_dict(tensors)
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: expected a critic folder, found none")
+    path = folder / MANIFEST
+    manifest = _read_json(path)
+    if manifest.get("format") != _FORMAT:
+        raise CheckpointError(mismatch(str(path), "format", _FORMAT, manifest.get("format")))
+    for key in ("version", "files", "normalizers", "instructions"):
+        if key not in manifest:
+            raise CheckpointError(f"{path}: field {key!r} is missing")
+    for name, wanted in manifest["files"].items():
+        found = _sha256(folder / name)
+        if found != wanted:
+            raise CheckpointError(mismatch(str(folder / name), "sha256", wanted[:12], found[:12]))
+    return manifest
+
+
+def _read_config(path: Path) -> tuple[CriticSpec, NetworkConfig, dict[str, Any] | None]:
+    try:
+        raw = yaml.safe_load(path.read_text())
+        spec = dict(raw["spec"])
+        spec["action_names"] = tuple(spec["action_names"])
+        spec["cameras"] = {name: tuple(size) for name, size in spec["cameras"].items()}
+        network = dict(raw["network"])
+        network["value_range"] = tuple(network["value_range"])
+        return CriticSpec(**spec), NetworkConfig(**network), raw.get("tower")
+    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: expected a critic configuration, found {error}") from error
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): v for name, v in tensors.items() if name.startswith(prefix)}
+
+
+def _plain(value: CriticSpec | NetworkConfig | TrainConfig) -> dict[str, Any]:
+    """A dataclass as JSON-like data (lists instead of tuples), so that it compares after a round trip."""
+    return json.loads(json.dumps(asdict(value)))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path}: expected a JSON file, found {error}") from error
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{path}: expected a readable file, found {error}") from error
+
+
+def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    # Scalars and shared storage are legal in a module but not in the file.
+    save_file({name: value.detach().clone().contiguous() for name, value in tensors.items()}, path)
+
+
+def _draft(folder: Path) -> Path:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = folder.parent / f".{folder.name}.{os.getpid()}.new"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir()
+    return draft
+
+
+def _write(path: Path, text: str) -> None:
+    with path.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _publish(draft: Path, folder: Path) -> None:
+    """Rename the finished draft into place; a reader sees the old folder or the new one."""
+    old = draft.with_suffix(".old")
+    if folder.exists():
+        folder.rename(old)
+    draft.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)

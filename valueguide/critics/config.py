@@ -1,0 +1,95 @@
+"""What a critic looks at and how it is built and trained. Plain dataclasses, stored as config.yaml."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from valueguide.errors import ConfigError, mismatch
+
+ENCODERS = ("resnet34_film", "small_film_cnn", "state", "frozen_clip")
+ALGORITHMS = ("calql", "iql")
+
+
+@dataclass(frozen=True)
+class CriticSpec:
+    """The inputs: what the robot offers and what is executed.
+
+    executed_length: E, steps of a chunk that are executed and scored. action_names: one per action
+    dimension. state_dim: length of the proprioception. environment_state_dim: length of privileged
+    state, 0 without. cameras: name -> (height, width), in the order they are encoded.
+    """
+
+    executed_length: int
+    action_names: tuple[str, ...]
+    state_dim: int
+    environment_state_dim: int = 0
+    cameras: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def action_dim(self) -> int:
+        return len(self.action_names)
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """encoder: one of ENCODERS. use_state: concatenate normalised proprioception.
+
+    members: M, ensemble size. hidden: width of the two hidden layers of each member.
+    shared_output: one output layer for all members, as in V-GPS. layer_norm: after each hidden layer.
+    bins: 0 for a scalar head; otherwise the number of HL-Gauss bins over value_range.
+    language_dim: length of the sentence embedding. feature_dim: length of cached vision features
+    (frozen_clip only).
+    """
+
+    encoder: str = "state"
+    use_state: bool = True
+    members: int = 2
+    hidden: int = 256
+    shared_output: bool = True
+    layer_norm: bool = False
+    bins: int = 0
+    value_range: tuple[float, float] = (-50.0, 0.0)
+    language_dim: int = 384
+    feature_dim: int = 0
+
+    def __post_init__(self) -> None:
+        if self.encoder not in ENCODERS:
+            raise ConfigError(mismatch("critic", "encoder", ENCODERS, repr(self.encoder)))
+        if self.members < 1:
+            raise ConfigError(mismatch("critic", "members", "1 or more", self.members))
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Hyper-parameters; the defaults are V-GPS's (see docs/critics.md for their sources).
+
+    conservative_weight: alpha of Cal-QL. policy_samples: actions drawn from pi(s) and from pi(s') each,
+    and as many uniform ones. expectile: of the IQL value loss. negative_share: fraction of each batch
+    whose instruction is swapped for another one, with the failure value as target.
+    """
+
+    algo: str = "iql"
+    gamma: float = 0.98
+    critic_rate: float = 3e-4
+    actor_rate: float = 1e-4
+    temperature_rate: float = 3e-4
+    warmup_steps: int = 2000
+    polyak: float = 0.005
+    weight_decay: float = 0.0
+    gradient_clip: float = 0.0
+    conservative_weight: float = 5.0
+    policy_samples: int = 4
+    expectile: float = 0.7
+    negative_share: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.algo not in ALGORITHMS:
+            raise ConfigError(mismatch("critic", "algo", ALGORITHMS, repr(self.algo)))
+        if not 0.0 < self.gamma < 1.0:
+            raise ConfigError(mismatch("critic", "gamma", "between 0 and 1", self.gamma))
+
+    @property
+    def failure_value(self) -> float:
+        """The value of never succeeding: the sum of -1 for ever, -1 / (1 - gamma)."""
+        return -1.0 / (1.0 - self.gamma)

@@ -1,0 +1,137 @@
+"""Q over chunks (an ensemble), the state value of IQL, and the actor of Cal-QL."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from valueguide.critics.config import CriticSpec, NetworkConfig
+from valueguide.critics.encoders import Inputs, build_encoder
+from valueguide.critics.hl_gauss import HLGauss
+
+_LOG_STD_RANGE = (-5.0, 2.0)
+
+
+class EnsembleLinear(nn.Module):
+    """M linear layers at once: (M, B, inputs) -> (M, B, outputs)."""
+
+    def __init__(self, members: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(members, inputs, outputs))
+        self.bias = nn.Parameter(torch.zeros(members, 1, outputs))
+        for member in self.weight:
+            nn.init.orthogonal_(member)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.baddbmm(self.bias, x, self.weight)
+
+
+class EnsembleMLP(nn.Module):
+    """M two-layer networks on the same input; the output layer is shared or one each.
+
+    As in V-GPS: hidden-hidden, swish, a final dense layer of `outputs`.
+    """
+
+    def __init__(self, inputs: int, outputs: int, config: NetworkConfig) -> None:
+        super().__init__()
+        members, hidden = config.members, config.hidden
+        self.members = members
+        self.first = EnsembleLinear(members, inputs, hidden)
+        self.second = EnsembleLinear(members, hidden, hidden)
+        self.norms = nn.ModuleList(
+            nn.LayerNorm(hidden) if config.layer_norm else nn.Identity() for _ in range(2)
+        )
+        self.out: nn.Module = (
+            nn.Linear(hidden, outputs) if config.shared_output else EnsembleLinear(members, hidden, outputs)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs) -> (M, B, outputs)."""
+        h = x.unsqueeze(0).expand(self.members, *x.shape)
+        h = F.silu(self.norms[0](self.first(h)))
+        h = F.silu(self.norms[1](self.second(h)))
+        return self.out(h)
+
+
+class CriticNetwork(nn.Module):
+    """Q(s, a_1..E, language): encode once, then score any number of chunks."""
+
+    def __init__(self, spec: CriticSpec, config: NetworkConfig) -> None:
+        super().__init__()
+        self.spec, self.config = spec, config
+        self.encoder = build_encoder(spec, config)
+        self.bins = HLGauss(config.bins, *config.value_range) if config.bins else None
+        steps = spec.executed_length
+        # With one step there is nothing to mask, and the network is exactly V-GPS's.
+        self._mask_inputs = steps if steps > 1 else 0
+        size = self.encoder.dim + steps * spec.action_dim + self._mask_inputs
+        self.head = EnsembleMLP(size, config.bins or 1, config)
+
+    def encode(self, inputs: Inputs) -> Tensor:
+        """(B, F): the action-free part."""
+        return self.encoder(inputs)
+
+    def outputs(self, features: Tensor, actions: Tensor, valid: Tensor) -> Tensor:
+        """Raw head outputs (M, B, 1 or bins). actions: normalised (B, E, A). valid: bool (B, E)."""
+        chunk = (actions * valid.unsqueeze(-1)).flatten(1)
+        mask = [valid.to(chunk.dtype)] if self._mask_inputs else []
+        return self.head(torch.cat([features, chunk, *mask], dim=1))
+
+    def value(self, outputs: Tensor) -> Tensor:
+        """Head outputs (M, B, ·) -> values (M, B)."""
+        return self.bins.mean(outputs) if self.bins is not None else outputs.squeeze(-1)
+
+    def forward(self, features: Tensor, actions: Tensor, valid: Tensor) -> Tensor:
+        """Q values (M, B)."""
+        return self.value(self.outputs(features, actions, valid))
+
+
+class ValueNetwork(nn.Module):
+    """V(s, language) for IQL, with an encoder of its own."""
+
+    def __init__(self, spec: CriticSpec, config: NetworkConfig) -> None:
+        super().__init__()
+        self.encoder = build_encoder(spec, config)
+        self.layers = nn.Sequential(
+            nn.Linear(self.encoder.dim, config.hidden),
+            nn.SiLU(),
+            nn.Linear(config.hidden, config.hidden),
+            nn.SiLU(),
+            nn.Linear(config.hidden, 1),
+        )
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        """(B,)"""
+        return self.layers(self.encoder(inputs)).squeeze(-1)
+
+
+class ActorNetwork(nn.Module):
+    """tanh-Gaussian over a whole normalised chunk (E*A numbers), with an encoder of its own."""
+
+    def __init__(self, spec: CriticSpec, config: NetworkConfig) -> None:
+        super().__init__()
+        self.encoder = build_encoder(spec, config)
+        self.shape = (spec.executed_length, spec.action_dim)
+        self.trunk = nn.Sequential(
+            nn.Linear(self.encoder.dim, config.hidden),
+            nn.SiLU(),
+            nn.Linear(config.hidden, config.hidden),
+            nn.SiLU(),
+        )
+        self.mean = nn.Linear(config.hidden, math.prod(self.shape))
+        self.log_std = nn.Linear(config.hidden, math.prod(self.shape))
+
+    def forward(self, inputs: Inputs, samples: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """actions (B, samples, E, A) in (-1, 1) and their log densities (B, samples), reparameterised."""
+        hidden = self.trunk(self.encoder(inputs))
+        mean = self.mean(hidden).unsqueeze(1)
+        log_std = self.log_std(hidden).clamp(*_LOG_STD_RANGE).unsqueeze(1)
+        noise = torch.randn((len(hidden), samples, mean.shape[-1]), generator=generator)
+        raw = mean + log_std.exp() * noise
+        gaussian = -0.5 * noise**2 - log_std - 0.5 * math.log(2 * math.pi)
+        # log(1 - tanh(x)^2), written so that large |x| does not underflow
+        squash = 2 * (math.log(2) - raw - F.softplus(-2 * raw))
+        return torch.tanh(raw).unflatten(-1, self.shape), (gaussian - squash).sum(-1)

@@ -1,0 +1,154 @@
+"""`LearnedCritic`: a loaded critic as an `interfaces.Critic`, physical numbers in, Q values out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from valueguide.critics.checkpoint import LoadedCritic, load_exactly
+from valueguide.critics.config import CriticSpec
+from valueguide.critics.language import InstructionTable, SentenceEncoder
+from valueguide.critics.trainer import build_inputs
+from valueguide.errors import CheckpointError, ConfigError, DataError, mismatch
+from valueguide.types import Float32, Observation, Scores, UInt8
+
+_PIXEL_MEAN = _PIXEL_STD = 0.5
+
+
+class LearnedCritic:
+    """Scores chunks with the target network; action-free work happens once, in `encode`.
+
+    version: content hash. action_dim, executed_length: of the chunks it scores. spread_limit: the
+    ensemble spread above which its scores should not be trusted, or None when it was not calibrated.
+    """
+
+    def __init__(self, loaded: LoadedCritic, where: str, encoder: SentenceEncoder | None = None) -> None:
+        self.spec: CriticSpec = loaded.spec
+        self.manifest = loaded.manifest
+        self.version = loaded.version
+        self.action_dim = loaded.spec.action_dim
+        self.executed_length = loaded.spec.executed_length
+        self.spread_limit: float | None = loaded.manifest.get("spread_limit")
+        self._kind = loaded.network_config.encoder
+        self._network = loaded.network.eval().requires_grad_(False)
+        self._normalizers = loaded.normalizers
+        threshold = float(loaded.manifest.get("instruction_similarity", 0.0))
+        self._instructions = InstructionTable(loaded.instructions, loaded.embeddings, encoder, threshold)
+        self._tower = _build_tower(loaded, where) if self._kind == "frozen_clip" else None
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "cpu") -> LearnedCritic:
+        """Read and verify a critic folder. Raises CheckpointError; see `checkpoint`. CPU only for now."""
+        if device != "cpu":
+            raise ConfigError(mismatch("critic", "device", "cpu", device))
+        return cls(LoadedCritic(Path(path)), str(path))
+
+    def check_compatible(
+        self,
+        action_names: tuple[str, ...] | None = None,
+        cameras: dict[str, tuple[int, int]] | None = None,
+        state_dim: int | None = None,
+        horizon: int | None = None,
+    ) -> None:
+        """Refuse a robot or policy that this critic was not made for. Raises CheckpointError, one line."""
+        where, spec = f"critic {self.version}", self.spec
+        if action_names is not None and tuple(action_names) != spec.action_names:
+            raise CheckpointError(mismatch(where, "action names", spec.action_names, tuple(action_names)))
+        if state_dim is not None and state_dim != spec.state_dim:
+            raise CheckpointError(mismatch(where, "state size", spec.state_dim, state_dim))
+        if horizon is not None and horizon < spec.executed_length:
+            raise CheckpointError(mismatch(where, "planned steps", f">= {spec.executed_length}", horizon))
+        for name, size in spec.cameras.items() if cameras is not None else ():
+            found = (cameras or {}).get(name)
+            if found is None or tuple(found) != tuple(size):
+                raise CheckpointError(mismatch(where, f"camera {name!r}", size, found or "no such camera"))
+
+    def encode(self, observation: Observation) -> Tensor:
+        """(1, F). Raises DataError for a wrong or non-finite observation, ConfigError for a foreign task."""
+        self._check(observation)
+        language = torch.from_numpy(self._instructions.embed(observation.task))[None]
+        with torch.inference_mode():
+            images = {name: observation.images[name][None] for name in self.spec.cameras}
+            inputs = build_inputs(
+                self._kind,
+                self._normalizers,
+                language=language,
+                state=observation.state[None],
+                environment_state=_row(observation.environment_state),
+                features=self._vision_features(images) if self._tower is not None else None,
+                images=images,
+            )
+            return self._network.encode(inputs)
+
+    def score(self, features: Any, actions: Float32) -> Scores:
+        """actions: float32 (K, H, A), physical, H >= E; the first E steps are scored. q: (M, K)."""
+        steps = self.executed_length
+        if (
+            actions.ndim != 3
+            or not len(actions)
+            or actions.shape[1] < steps
+            or actions.shape[2] != self.action_dim
+        ):
+            wanted = f"(K >= 1, H >= {steps}, {self.action_dim})"
+            raise DataError(mismatch("critic", "candidate shape", wanted, actions.shape))
+        with torch.inference_mode():
+            chunk = self._normalizers.action(torch.from_numpy(np.ascontiguousarray(actions[:, :steps])))
+            valid = torch.ones(chunk.shape[:2], dtype=torch.bool)
+            q = self._network(features.expand(len(chunk), -1), chunk, valid)
+        return Scores(q.numpy())
+
+    @property
+    def clip_rate(self) -> float:
+        """Share of action numbers outside the training range so far."""
+        return self._normalizers.action.clip_rate
+
+    def _vision_features(self, images: dict[str, UInt8]) -> Float32:
+        """uint8 (B, H, W, 3) per camera -> float32 (B, cameras * D), cameras in the spec's order."""
+        assert self._tower is not None
+        stacked = np.stack([images[name] for name in self.spec.cameras], axis=1)
+        pixels = torch.from_numpy(stacked).movedim(-1, -3).float().div_(255.0)
+        tokens = self._tower(
+            pixel_values=((pixels - _PIXEL_MEAN) / _PIXEL_STD).flatten(0, 1)
+        ).last_hidden_state
+        return tokens[:, 0].reshape(len(stacked), -1).numpy()
+
+    def _check(self, observation: Observation) -> None:
+        spec = self.spec
+        for name, (height, width) in spec.cameras.items():
+            image = observation.images.get(name)
+            if image is None:
+                found = sorted(observation.images) or "no images"
+                raise DataError(mismatch("critic input", "cameras", sorted(spec.cameras), found))
+            if image.shape != (height, width, 3) or image.dtype != np.uint8:
+                shape = f"{image.dtype} {image.shape}"
+                raise DataError(
+                    mismatch("critic input", f"image {name!r}", f"uint8 {height, width, 3}", shape)
+                )
+        privileged = observation.environment_state
+        needed = (("state", observation.state, spec.state_dim),)
+        if spec.environment_state_dim:
+            needed += (("environment_state", privileged, spec.environment_state_dim),)  # type: ignore[assignment]
+        for name, values, size in needed:
+            if values is None or values.shape != (size,):
+                size_found = "none" if values is None else values.shape
+                raise DataError(mismatch("critic input", name, f"{size} values", size_found))
+            if not np.isfinite(values).all():
+                raise DataError(mismatch("critic input", name, "finite numbers", "NaN or infinity"))
+
+
+def _row(values: Float32 | None) -> Float32 | None:
+    return None if values is None else values[None]
+
+
+def _build_tower(loaded: LoadedCritic, where: str) -> Any:
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    if not loaded.tower_config:
+        raise CheckpointError(f"{where}: a frozen_clip critic without the configuration of its vision tower")
+    tower = CLIPVisionModel(CLIPVisionConfig(**loaded.tower_config))
+    load_exactly(tower, loaded.tower_weights, Path(where))
+    return tower.eval().requires_grad_(False)
