@@ -201,3 +201,26 @@ def test_save_cost_does_not_grow(tmp_path, monkeypatch):
             calls.clear()
             writer.save(make_episode(2 * i))
             assert len(calls) == (6 if i == 0 else 5)
+
+
+def test_content_is_flushed_before_the_rename_and_the_folder_after_it(tmp_path, monkeypatch):
+    """A power failure cannot be staged here; the order of calls that survives one can."""
+    events = []
+    fsync, replace = os.fsync, os.replace
+
+    def noted_fsync(descriptor):
+        target = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        events.append(("flush", target.name))
+        fsync(descriptor)
+
+    monkeypatch.setattr(layout.os, "fsync", noted_fsync)
+    monkeypatch.setattr(
+        layout.os, "replace", lambda a, b: (events.append(("rename", Path(b).name)), replace(a, b))
+    )
+    layout.write_json(tmp_path / "value.json", 1)
+    assert events == [("flush", ".value.json.tmp"), ("rename", "value.json"), ("flush", tmp_path.name)]
+    events.clear()
+    with EpisodeWriter(tmp_path / "set", SPEC) as writer:
+        writer.save(make_episode(0))
+    renamed = [name for kind, name in events if kind == "rename"]
+    assert renamed[-1] == "info.json"  # The commit comes last.
