@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict, deque
 from typing import Any
 
@@ -59,6 +60,12 @@ class LeRobotPolicy:
     def reset(self) -> None:
         """Forget the observation history; call at the start of an episode."""
         self._frames.clear()
+
+    def fork(self) -> LeRobotPolicy:
+        """The same policy for an episode that runs beside this one: own history, shared networks."""
+        twin = copy.copy(self)
+        twin._frames = deque(maxlen=self.history)
+        return twin
 
     def observe(self, observation: Observation) -> None:
         """Add one control step. Raises DataError when the observation does not fit the policy."""
