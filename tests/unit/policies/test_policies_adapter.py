@@ -61,6 +61,32 @@ def test_history(policy_type: str, tiny: Any) -> None:
     np.testing.assert_array_equal(warm, adapter.sample(2, 5).actions)
 
 
+@pytest.mark.parametrize("policy_type", ["multi_task_dit", "diffusion"])
+def test_a_short_history_is_padded_with_its_oldest_observation(policy_type: str, tiny: Any) -> None:
+    adapter = tiny(policy_type, n_obs_steps=3, n_action_steps=6).adapter()
+    results = []
+    for seeds in ((1, 2), (1, 1, 2), (1, 2, 2)):
+        adapter.reset()
+        for seed in seeds:
+            adapter.observe(tiny_observation(seed))
+        results.append(adapter.sample(1, 0).actions)
+    np.testing.assert_array_equal(results[0], results[1])
+    assert np.abs(results[0] - results[2]).max() > 1e-4
+
+
+def test_forks_share_networks_but_not_history(tiny: Any) -> None:
+    adapter = tiny("multi_task_dit").adapter()
+    twin = adapter.fork()
+    assert twin.policy is adapter.policy
+    adapter.observe(tiny_observation(1))
+    twin.observe(tiny_observation(2))
+    mine = adapter.sample(1, 0).actions
+    twin.reset()
+    np.testing.assert_array_equal(adapter.sample(1, 0).actions, mine)
+    with pytest.raises(DataError, match="Call observe first"):
+        twin.sample(1, 0)
+
+
 def test_the_language_reaches_the_policy(tiny: Any) -> None:
     adapter = tiny("multi_task_dit").adapter()
     results = []
