@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict, deque
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from lerobot.policies.pretrained import PreTrainedPolicy
-from lerobot.processor import PolicyProcessorPipeline, RenameObservationsProcessorStep, TokenizerProcessorStep
+from lerobot.processor import (
+    PolicyProcessorPipeline,
+    RelativeActionsProcessorStep,
+    RenameObservationsProcessorStep,
+    TokenizerProcessorStep,
+)
 from lerobot.utils.constants import OBS_ENV_STATE, OBS_IMAGES, OBS_STATE
 
 from valueguide.errors import ConfigError, DataError, mismatch
@@ -19,6 +25,15 @@ from valueguide.policies.sampling.noise import RowNoise
 from valueguide.types import Candidates, Float32, Observation
 
 _REMEMBERED_TEXTS = 256
+_PADDING_CAMERA = f"{OBS_IMAGES}.empty_camera_"
+
+
+@dataclass
+class _Frame:
+    """One observation and, once it was needed, what the pre-processor made of it."""
+
+    observation: Observation
+    batch: dict[str, Any] | None = None
 
 
 class LeRobotPolicy:
@@ -43,6 +58,10 @@ class LeRobotPolicy:
         self.policy, self.version, self.metadata = policy, version, metadata or {}
         self._preprocessor, self._postprocessor = preprocessor, postprocessor
         self._appends = any(isinstance(step, AppendEnvironmentState) for step in preprocessor.steps)
+        # Actions relative to the state become absolute with the state that was pre-processed last.
+        self._relative = any(
+            isinstance(step, RelativeActionsProcessorStep) and step.enabled for step in preprocessor.steps
+        )
         self.action_dim = int(config.action_feature.shape[0])
         self.state_dim = int(config.robot_state_feature.shape[0]) if config.robot_state_feature else 0
         self.needs_environment_state = self._appends or config.env_state_feature is not None
@@ -54,7 +73,7 @@ class LeRobotPolicy:
         self._sampler = make_sampler(policy)
         self.history = self._sampler.history
         # Frames are pre-processed when they are first needed: not at all between replans if history is 1.
-        self._frames: deque[Observation | dict[str, Any]] = deque(maxlen=self.history)
+        self._frames: deque[_Frame] = deque(maxlen=self.history)
         self.horizon = self._sampler.horizon or self._probe_horizon()
 
     def reset(self) -> None:
@@ -70,7 +89,15 @@ class LeRobotPolicy:
     def observe(self, observation: Observation) -> None:
         """Add one control step. Raises DataError when the observation does not fit the policy."""
         self._check(observation)
-        self._frames.append(observation)
+        # Drivers and renderers reuse their buffers, and frames are pre-processed later: keep copies.
+        extra = observation.environment_state
+        kept = replace(
+            observation,
+            images={name: observation.images[name].copy() for name in self.cameras},
+            state=np.array(observation.state),
+            environment_state=None if extra is None else np.array(extra),
+        )
+        self._frames.append(_Frame(kept))
 
     def sample(self, k: int, seed: int) -> Candidates:
         """K chunks, float32 (K, H, A), physical. Candidate i depends on the seed and i, not on K."""
@@ -83,10 +110,10 @@ class LeRobotPolicy:
                 "sample: expected an observation since the last reset, found none. Call observe first"
             )
         with torch.inference_mode():
-            for index, frame in enumerate(self._frames):
-                if isinstance(frame, Observation):
-                    self._frames[index] = self._preprocess(frame)
-            frames: list[Any] = list(self._frames)
+            for frame in self._frames:
+                if frame.batch is None or (self._relative and frame is self._frames[-1]):
+                    frame.batch = self._preprocess(frame.observation)
+            frames: list[Any] = [frame.batch for frame in self._frames]
             # A cold start repeats the first observation, as LeRobot's own queues do.
             frames = [frames[0]] * (self.history - len(frames)) + frames
             actions = self._sampler([dict(frame) for frame in frames], k, RowNoise(seed))
@@ -157,6 +184,8 @@ def _camera_keys(
             original = {new: old for old, new in step.rename_map.items()}
     cameras = {}
     for key, feature in features.items():
+        if key.startswith(_PADDING_CAMERA):
+            continue  # smolvla, pi0 and pi05 fill these in themselves
         source = original.get(key, key)
         name = source.removeprefix(f"{OBS_IMAGES}.").removeprefix("observation.")
         cameras[name] = source, (int(feature.shape[1]), int(feature.shape[2]))

@@ -97,13 +97,20 @@ def verify_files(folder: Path) -> tuple[str, dict[str, Any]]:
     manifest = read_json(folder / MANIFEST)
     if manifest.get("format") != _FORMAT:
         raise CheckpointError(mismatch(str(folder / MANIFEST), "format", _FORMAT, manifest.get("format")))
-    for name, expected in manifest.get("files", {}).items():
+    for field, kind in (("version", str), ("files", dict), ("metadata", dict)):
+        if not isinstance(manifest.get(field), kind):
+            wrong = type(manifest.get(field)).__name__
+            raise CheckpointError(mismatch(str(folder / MANIFEST), field, kind.__name__, wrong))
+    if manifest["version"] != version_of(manifest["files"]):
+        wanted = version_of(manifest["files"])
+        raise CheckpointError(mismatch(str(folder / MANIFEST), "version", wanted, manifest["version"]))
+    for name, expected in manifest["files"].items():
         if name not in found:
             raise CheckpointError(f"{folder / name}: expected a file (listed in {MANIFEST}), found none")
         if found[name] != expected:
             what = mismatch(str(folder / name), "sha256", expected[:12], found[name][:12])
             raise CheckpointError(f"{what}. The file is damaged or was edited: copy the checkpoint again")
-    return str(manifest["version"]), dict(manifest.get("metadata", {}))
+    return manifest["version"], manifest["metadata"]
 
 
 def version_of(files: dict[str, str]) -> str:

@@ -136,7 +136,10 @@ def _load_processors(config: PreTrainedConfig, folder: Path, device: str) -> tup
     name, _ = checkpoint.bundle_of(config.type)
     overrides: list[dict[str, dict[str, Any]]] = []
     for file in (checkpoint.PREPROCESSOR, checkpoint.POSTPROCESSOR):
-        steps = {s.get("registry_name") for s in checkpoint.read_json(folder / file).get("steps", [])}
+        listed = checkpoint.read_json(folder / file).get("steps")
+        if not isinstance(listed, list) or not all(isinstance(step, dict) for step in listed):
+            raise CheckpointError(f"{folder / file}: steps: expected a list of processor steps, found none")
+        steps = {step.get("registry_name") for step in listed}
         overrides.append({})
         if file == checkpoint.PREPROCESSOR and "device_processor" in steps:
             overrides[-1]["device_processor"] = {"device": device}

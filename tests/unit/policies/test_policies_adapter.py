@@ -219,3 +219,37 @@ def test_uniform_random_policy_refuses_wrong_limits(low: Any, high: Any, horizon
         UniformRandomPolicy(np.array(low), np.array(high), horizon)
     with pytest.raises(ConfigError, match="at least 1 candidate"):
         UniformRandomPolicy(np.zeros(1), np.ones(1), 1).sample(0, 0)
+
+
+def test_the_caller_may_reuse_its_buffers(tiny: Any) -> None:
+    """Cameras and renderers write into the same array again; frames are pre-processed only when needed."""
+    adapter, observation = tiny("diffusion").adapter(), tiny_observation(1)
+    adapter.observe(observation)
+    adapter.observe(tiny_observation(2))
+    expected = adapter.sample(1, 0).actions
+    adapter.reset()
+    adapter.observe(observation)
+    observation.images["front"][:], observation.state[:] = 0, 9
+    adapter.observe(tiny_observation(2))
+    np.testing.assert_array_equal(adapter.sample(1, 0).actions, expected)
+
+
+@pytest.mark.parametrize("policy_type", ["smolvla", "pi0", "pi05"])
+def test_padding_cameras_are_the_policys_business(policy_type: str, tiny: Any) -> None:
+    adapter = tiny(policy_type, empty_cameras=1).adapter()
+    assert adapter.cameras == CAMERAS
+    adapter.observe(tiny_observation())
+    actions = adapter.sample(2, 0).actions
+    assert np.isfinite(actions).all()
+    np.testing.assert_allclose(adapter.sample(1, 0).actions, actions[:1], atol=1e-5)
+
+
+def test_relative_actions_start_from_the_forks_own_state(tiny: Any) -> None:
+    """LeRobot's processors keep one last state; forks share the processors."""
+    adapter = tiny("pi0", use_relative_actions=True, relative_exclude_joints=[]).adapter()
+    adapter.observe(tiny_observation(1))
+    expected = adapter.sample(1, 0).actions
+    fork = adapter.fork()
+    fork.observe(tiny_observation(2))
+    fork.sample(1, 0)
+    np.testing.assert_array_equal(adapter.sample(1, 0).actions, expected)

@@ -226,3 +226,25 @@ def test_tiny_policy_is_a_real_lerobot_policy(tmp_path: Path) -> None:
 
     tiny = make_tiny_policy("multi_task_dit", tmp_path)
     assert isinstance(tiny, TinyPolicy) and isinstance(tiny.policy, PreTrainedPolicy)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("version", None), ("version", "zzz"), ("files", None), ("files", ["config.json"]), ("metadata", [1])],
+)
+def test_a_manifest_of_the_wrong_form_is_refused(field: str, value: Any, copy: Path) -> None:
+    """A manifest without hashes would otherwise switch the check off."""
+    manifest = json.loads((copy / MANIFEST).read_text())
+    manifest[field] = value
+    (copy / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match=f"manifest.json: {field}: expected") as error:
+        load_policy(copy)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("steps", [None, ["normalizer"], {}])
+def test_processor_steps_of_the_wrong_form_are_refused(steps: Any, copy: Path) -> None:
+    (copy / MANIFEST).unlink()
+    (copy / "policy_preprocessor.json").write_text(json.dumps({"name": "x", "steps": steps}))
+    with pytest.raises(CheckpointError, match="policy_preprocessor.json: steps: expected a list"):
+        load_policy(copy)

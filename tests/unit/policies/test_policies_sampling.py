@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.policies.utils import populate_queues
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 
@@ -184,7 +187,6 @@ def test_given_noise_replaces_every_normal_draw_of_leading_size_k() -> None:
 
 
 def test_policies_without_a_sampler_of_their_own_are_batched() -> None:
-    from lerobot.configs import FeatureType, PolicyFeature
     from lerobot.policies.factory import get_policy_class, make_policy_config, make_pre_post_processors
 
     features = {
@@ -222,3 +224,46 @@ def test_single_step_policies_are_refused(tiny: Any) -> None:
     policy.predict_action_chunk = no_chunks
     with pytest.raises(ConfigError, match="predicts action chunks"):
         BatchedSampler(policy)([{OBS_STATE: torch.zeros(1, 6)}], 1, RowNoise(0))
+
+
+def test_what_was_remembered_follows_the_weights(tiny: Any) -> None:
+    def change(policy: Any) -> None:
+        policy.observation_encoder.text_encoder.projection.weight.data.mul_(-3.0)
+
+    parts, fresh = tiny("multi_task_dit"), tiny("multi_task_dit")
+    change(fresh.policy)
+    results = []
+    adapter = parts.adapter()
+    adapter.observe(tiny_observation())
+    results.append(adapter.sample(1, 0).actions)
+    twin = copy.deepcopy(parts.policy)
+    with torch.no_grad():
+        parts.policy.observation_encoder.text_encoder.projection.weight.mul_(-3.0)
+    results.append(adapter.sample(1, 0).actions)
+    expected = fresh.adapter()
+    expected.observe(tiny_observation())
+    np.testing.assert_array_equal(results[1], expected.sample(1, 0).actions)
+    assert np.abs(results[1] - results[0]).max() > 1e-3
+    encoder, tokens = twin.observation_encoder.text_encoder, torch.ones(1, 24, dtype=torch.long)
+    with torch.no_grad():
+        before = encoder(tokens, tokens.bool())
+        change(twin)
+        assert not torch.equal(encoder(tokens, tokens.bool()), before), "a copy answers for the original"
+
+
+def test_sampling_again_gives_the_same(tiny: Any) -> None:
+    """For Aloha, smolvla converts the state in place: the second call must not see it converted."""
+    features = {
+        "input_features": {
+            OBS_STATE: PolicyFeature(FeatureType.STATE, (14,)),
+            f"{OBS_IMAGES}.front": PolicyFeature(FeatureType.VISUAL, (3, 64, 64)),
+        },
+        "output_features": {ACTION: PolicyFeature(FeatureType.ACTION, (14,))},
+    }
+    sizes = {"max_state_dim": 14, "max_action_dim": 14}
+    adapter = tiny("smolvla", adapt_to_pi_aloha=True, **features, **sizes).adapter()
+    state = np.linspace(0.1, 1.5, 14, dtype=np.float32)
+    adapter.observe(dataclasses.replace(tiny_observation(), state=state))
+    first = adapter.sample(3, 0).actions
+    assert np.isfinite(first).all()
+    np.testing.assert_array_equal(adapter.sample(3, 0).actions, first)

@@ -73,7 +73,8 @@ class BatchedSampler:
             batch.pop(ACTION, None)  # processors put an empty one in, which queues would take for an action
             self._fill_queues(batch)
         # Random functions that GivenNoise does not know still get a seed, and leave no trace.
-        with torch.random.fork_rng(devices=[]):
+        device = next(self.policy.parameters()).device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(noise.seed)
             with GivenNoise(noise, k):
                 try:

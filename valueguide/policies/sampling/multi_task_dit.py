@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from lerobot.policies.multi_task_dit.modeling_multi_task_dit import MultiTaskDiTPolicy
-from lerobot.utils.constants import OBS_STATE
+from lerobot.utils.constants import OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TOKENS, OBS_STATE
 from torch import Tensor, nn
 
 from valueguide.policies.sampling.base import Frame, stack_history
@@ -30,11 +31,11 @@ class MultiTaskDiTSampler:
         self.horizon = min(config.n_action_steps, config.horizon - config.n_obs_steps + 1)
         self._image_keys = list(config.image_features)
         self._predictor = _OneCondition(policy.noise_predictor)
-        remember_sentences(policy.observation_encoder.text_encoder)
+        self._text = _Sentences(policy.observation_encoder.text_encoder)
 
     def __call__(self, frames: list[Frame], k: int, noise: RowNoise) -> Tensor:
         batch = stack_history(frames, self._image_keys, [OBS_STATE])
-        condition = self.policy.observation_encoder.encode(batch)
+        condition = self._condition(batch)
         objective, config = self.policy.objective, self.policy.config
         if config.is_flow_matching:
             start = noise.draw(k, (objective.horizon, objective.action_dim), like=condition)
@@ -46,6 +47,16 @@ class MultiTaskDiTSampler:
                 actions = objective.conditional_sample(self._predictor, k, condition)
         first = self.history - 1
         return actions[:, first : first + self.horizon]
+
+    def _condition(self, batch: Frame) -> Tensor:
+        """What the encoder makes of the observation, (1, F), its text part taken from memory."""
+        tokens, mask = batch.pop(OBS_LANGUAGE_TOKENS, None), batch.pop(OBS_LANGUAGE_ATTENTION_MASK, None)
+        seen = self.policy.observation_encoder.encode(batch)
+        if tokens is None:
+            return seen
+        # LeRobot appends the text to the state and image features of every observation step.
+        text = self._text(tokens, mask).unsqueeze(1).expand(-1, self.history, -1)
+        return torch.cat([seen.unflatten(1, (self.history, -1)), text], dim=-1).flatten(1)
 
 
 class _OneCondition:
@@ -61,19 +72,24 @@ class _OneCondition:
         return self._predictor(x, timestep[:1], conditioning_vec=conditioning_vec)
 
 
-def remember_sentences(encoder: nn.Module) -> None:
-    """Makes a text encoder keep its output for the sentences it saw last (inference only)."""
-    compute = encoder.forward
-    known: OrderedDict[bytes, Tensor] = OrderedDict()
+class _Sentences:
+    """Outputs of a text encoder for the sentences it saw last; forgotten when its weights change."""
 
-    def forward(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or encoder.training:
-            return compute(input_ids, attention_mask)
+    def __init__(self, encoder: nn.Module) -> None:
+        self._encoder = encoder
+        self._weights: tuple[Any, ...] = ()
+        self._known: OrderedDict[bytes, Tensor] = OrderedDict()
+
+    def __call__(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        weights = tuple(
+            (p.data_ptr(), 0 if p.is_inference() else p._version) for p in self._encoder.parameters()
+        )
+        if weights != self._weights:
+            self._weights = weights
+            self._known.clear()
         key = torch.stack([input_ids, attention_mask.to(input_ids.dtype)]).cpu().numpy().tobytes()
-        if key not in known:
-            known[key] = compute(input_ids, attention_mask)
-            if len(known) > _REMEMBERED_SENTENCES:
-                known.popitem(last=False)
-        return known[key]
-
-    encoder.forward = forward
+        if key not in self._known:
+            self._known[key] = self._encoder(input_ids, attention_mask)
+            if len(self._known) > _REMEMBERED_SENTENCES:
+                self._known.popitem(last=False)
+        return self._known[key]

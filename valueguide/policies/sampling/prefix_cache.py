@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from lerobot.policies.pretrained import PreTrainedPolicy
+from lerobot.utils.constants import OBS_STATE
 from torch import Tensor, nn
 
 from valueguide.policies.sampling.base import Frame
@@ -28,9 +29,11 @@ class PrefixCacheSampler:
         policy.model.__class__ = _shared(type(policy.model))
 
     def __call__(self, frames: list[Frame], k: int, noise: RowNoise) -> Tensor:
-        frame = frames[-1]
+        frame = dict(frames[-1])
+        if OBS_STATE in frame:
+            frame[OBS_STATE] = frame[OBS_STATE].clone()  # smolvla for Aloha converts it in place
         start = noise.draw(k, self._noise_shape).to(next(self.policy.parameters()).device)
-        return self.policy.predict_action_chunk(dict(frame), noise=start)
+        return self.policy.predict_action_chunk(frame, noise=start)
 
 
 def _shared(model_class: type[nn.Module]) -> type[nn.Module]:
