@@ -50,7 +50,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Record every (task, seed) that the dataset does not hold yet; returns counts per task."""
     from valueguide.cli.common import progress_bar
     from valueguide.cli.suites import dataset_spec, resolve_suite
-
     from valueguide.data.reader import EpisodeDataset
     from valueguide.data.writer import EpisodeWriter
 
@@ -115,6 +114,7 @@ def _start_worker(settings: dict[str, Any]) -> None:
     _worker.update(settings=settings, suite=resolve_suite(settings["suite"]), environments={})
     if settings["policy"]:
         import torch
+
         from valueguide.evaluation.arms import build_steerer
 
         torch.set_num_threads(1)

@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from valueguide.cli.common import progress_bar
 
-from valueguide.data.frames import FrameCache
+from valueguide.cli.common import progress_bar
 from valueguide.data.reader import EpisodeDataset
 from valueguide.policies.backbone import pixels_to_model
 
@@ -28,17 +27,16 @@ def vision_features(dataset: EpisodeDataset, clip: Path) -> NDArray[np.float32]:
     target = dataset.root / ".cache" / f"features_{dataset.dataset_id[:12]}_{weights}.npy"
     if target.exists():
         return np.load(target)
-    frames = FrameCache.build(dataset)
     tower = CLIPVisionModel.from_pretrained(clip).eval()
-    count = len(next(iter(frames.arrays.values())))
-    rows = []
-    with torch.inference_mode(), progress_bar(count, "frames") as bar:
-        for start in range(0, count, _BATCH):
-            images = np.stack([frames.arrays[c][start : start + _BATCH] for c in dataset.cameras], axis=1)
+    parts = []
+    with torch.inference_mode(), progress_bar(dataset.rows, "frames") as bar:
+        for start in range(0, dataset.rows, _BATCH):
+            rows = np.arange(start, min(start + _BATCH, dataset.rows))
+            images = np.stack([dataset.images(rows, camera) for camera in dataset.cameras], axis=1)
             tokens = tower(pixel_values=pixels_to_model(images).flatten(0, 1)).last_hidden_state[:, 0]
-            rows.append(tokens.reshape(len(images), -1).numpy())
-            bar.update(len(images))
-    features = np.concatenate(rows).astype(np.float32)
+            parts.append(tokens.reshape(len(rows), -1).numpy())
+            bar.update(len(rows))
+    features = np.concatenate(parts).astype(np.float32)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_suffix(".partial.npy")
     np.save(partial, features)

@@ -67,6 +67,17 @@ def _critic_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--gamma", type=float, default=0.98)
     parser.add_argument("--hl-gauss", action="store_true", help="distributional head instead of a scalar")
+    parser.add_argument("--layer-norm", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument(
+        "--shared-output",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="one output layer, as V-GPS",
+    )
+    parser.add_argument(
+        "--negative-share", type=float, default=0.1, help="swapped instructions in each batch"
+    )
+    parser.add_argument("--weight-decay", type=float, default=1e-4)
     parser.add_argument("--checkpoint-every", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="an unfinished run in this folder is resumed")

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from valueguide.cli.common import progress_bar
-from valueguide.critics.language import MiniLMEncoder
 
 from sim.vision_data import LABEL_SIZES, generate
 from sim.wordings import HELD_OUT, TRAIN, corpus
+from valueguide.cli.common import progress_bar
+from valueguide.critics.language import MiniLMEncoder
 from valueguide.policies.backbone import (
     LabelHeads,
     PictureSet,

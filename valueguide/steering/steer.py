@@ -68,7 +68,12 @@ class Steerer:
     def __post_init__(self) -> None:
         if self.policy.horizon < self.config.execute:
             raise ConfigError(
-                mismatch("steering", "execute", f"<= the policy's horizon {self.policy.horizon}", self.config.execute)
+                mismatch(
+                    "steering",
+                    "execute",
+                    f"<= the policy's horizon {self.policy.horizon}",
+                    self.config.execute,
+                )
             )
         if self.critic is None:
             return
@@ -83,7 +88,9 @@ class Steerer:
             )
         if self.critic.action_dim != self.policy.action_dim:
             raise ConfigError(
-                mismatch("critic", "action size", f"the policy's {self.policy.action_dim}", self.critic.action_dim)
+                mismatch(
+                    "critic", "action size", f"the policy's {self.policy.action_dim}", self.critic.action_dim
+                )
             )
 
     def reset(self) -> None:

@@ -1,0 +1,94 @@
+"""`valueguide`: finds the command, parses its arguments, prints its result or one line of error."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from valueguide import __version__
+from valueguide.errors import ValueguideError
+
+COMMANDS = {
+    "demo": "a frozen policy alone, then guided by a critic: table, report and videos",
+    "collect": "record demonstrations or rollouts as a LeRobotDataset v3",
+    "train": "train a backbone, a policy or a critic",
+    "eval": "compare arms on the same initial states",
+    "bench": "measure speed and memory against a baseline in the same run",
+    "doctor": "what this machine can and cannot do, and how to fix it",
+}
+_BAD_INPUT, _INTERRUPTED = 2, 130
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point. Exit status 0 on success, 2 on bad input (one line on stderr), 130 on Ctrl-C."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return
+    if arguments[0] in ("-V", "--version"):
+        print(f"valueguide {__version__}")
+        return
+    name = arguments[0]
+    if name not in COMMANDS:
+        _fail(f"expected a command ({', '.join(COMMANDS)}), found {name!r}")
+    sys.exit(_run(name, arguments[1:]))
+
+
+def _run(name: str, arguments: list[str]) -> int:
+    module = importlib.import_module(f"valueguide.cli.{name}")
+    parser = argparse.ArgumentParser(
+        prog=f"valueguide {name}",
+        description=COMMANDS[name],
+        epilog=module.EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", metavar="FILE", default="", help="write the result as JSON; - for stdout")
+    module.add_arguments(parser)
+    args = parser.parse_args(arguments)
+    try:
+        result = module.run(args)
+        _write_json(args.json, result)
+    except ValueguideError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        print("interrupted; finished work is kept", file=sys.stderr)
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # The reader went away (`| head`): not an error, but Python would print one at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _write_json(target: str, result: dict[str, Any] | None) -> None:
+    if not target or result is None:
+        return
+    text = json.dumps(result, indent=1)
+    if target == "-":
+        print(text)
+    else:
+        Path(target).write_text(text + "\n")
+
+
+def _overview() -> str:
+    rows = "\n".join(f"  {name:9}{text}" for name, text in COMMANDS.items())
+    return (
+        "usage: valueguide COMMAND [options]\n\n"
+        "Value-guided deployment of vision-language-action policies.\n\n"
+        f"commands:\n{rows}\n\n"
+        "start here:  valueguide demo\n"
+        "details:     valueguide COMMAND --help"
+    )
+
+
+def _fail(message: str) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(_BAD_INPUT)
+
+
+if __name__ == "__main__":
+    main()
