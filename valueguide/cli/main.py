@@ -47,12 +47,16 @@ def _run(name: str, arguments: list[str]) -> int:
         epilog=module.EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--json", metavar="FILE", default="", help="write the result as JSON; - for stdout")
+    everywhere = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for target in (parser, everywhere):  # in `parser` for its help; taken first, so it may stand anywhere
+        target.add_argument(
+            "--json", metavar="FILE", default="", help="write the result as JSON; - for stdout"
+        )
     module.add_arguments(parser)
-    args = parser.parse_args(arguments)
+    shared, rest = everywhere.parse_known_args(arguments)
+    args = parser.parse_args(rest)
     try:
-        result = module.run(args)
-        _write_json(args.json, result)
+        _write_json(shared.json, module.run(args))
     except ValueguideError as error:
         _fail(str(error))
     except KeyboardInterrupt:

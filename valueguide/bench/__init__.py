@@ -1,0 +1,1 @@
+"""Measurements of speed and memory, each as a ratio against a named baseline in the same run."""
