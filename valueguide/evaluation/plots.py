@@ -1,0 +1,135 @@
+"""Small inline SVG plots for the report. No library, no external resource; colours follow the theme."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+COLORS = {
+    "base": "#8b93a1",
+    "guided": "#2f6fed",
+    "random": "#d19a1c",
+    "medoid": "#8a56d6",
+    "qonly": "#d24b4b",
+}
+_FALLBACK = "#3aa58f"
+_WIDTH = 960
+_LEFT, _TOP = 46, 14
+
+
+def color(arm: str) -> str:
+    """The arm's colour, the same in every table and plot."""
+    return COLORS.get(arm.partition("@")[0], _FALLBACK)
+
+
+def task_bars(arms: dict[str, Any], tasks: Sequence[str]) -> str:
+    """Grouped bars of success per task, whiskers for the 95 % interval. arms: name -> results entry."""
+    height, base = 250, 214
+    group = (_WIDTH - _LEFT - 10) / max(len(tasks), 1)
+    bar = min(30.0, 0.8 * group / max(len(arms), 1))
+    parts = [_grid(base, _WIDTH)]
+    for column, task in enumerate(tasks):
+        middle = _LEFT + group * (column + 0.5)
+        left = middle - bar * len(arms) / 2
+        for number, (arm, entry) in enumerate(arms.items()):
+            if task in entry["tasks"]:
+                parts.append(_bar(arm, entry["tasks"][task], task, left + number * bar, bar, base))
+        parts.append(_wrapped(task.replace("_", " "), middle, base + 16, group))
+    return _svg(_WIDTH, height, "Success rate per task", parts)
+
+
+def _bar(arm: str, cell: dict[str, Any], task: str, left: float, width: float, base: float) -> str:
+    low, high = cell["wilson95"]
+    top, middle = _y(cell["rate"], base), left + width / 2
+    label = (
+        f"{arm}, {task}: {100 * cell['rate']:.0f}% ({cell['successes']}/{cell['n']}), "
+        f"95% {100 * low:.0f} to {100 * high:.0f}"
+    )
+    return (
+        f"<g><title>{escape(label)}</title>"
+        f'<rect x="{left + 1:.1f}" y="{top:.1f}" width="{width - 2:.1f}" height="{max(base - top, 0.8):.1f}" '
+        f'rx="2" fill="{color(arm)}"/>'
+        f'<path d="M{middle:.1f} {_y(low, base):.1f}V{_y(high, base):.1f}" class="whisker"/></g>'
+    )
+
+
+def sweep(points: Sequence[dict[str, Any]]) -> str:
+    """Mean success against K on a logarithmic axis, with the 95 % band. points: k, mean, wilson95."""
+    width, height, base = 560, 270, 220
+    smallest, largest = min(p["k"] for p in points), max(p["k"] for p in points)
+    octaves = math.log2(largest / smallest) or 1.0
+
+    def x(k: int) -> float:
+        return _LEFT + 24 + (width - _LEFT - 60) * math.log2(k / smallest) / octaves
+
+    upper = [f"{x(p['k']):.1f},{_y(p['wilson95'][1], base):.1f}" for p in points]
+    lower = [f"{x(p['k']):.1f},{_y(p['wilson95'][0], base):.1f}" for p in reversed(points)]
+    line = [f"{x(p['k']):.1f},{_y(p['mean'], base):.1f}" for p in points]
+    parts = [
+        _grid(base, width),
+        f'<polygon points="{" ".join(upper + lower)}" fill="{COLORS["guided"]}" opacity="0.16"/>',
+        f'<polyline points="{" ".join(line)}" fill="none" stroke="{COLORS["guided"]}" stroke-width="2.5"/>',
+    ]
+    for p in points:
+        px, py = x(p["k"]), _y(p["mean"], base)
+        parts.append(f'<circle cx="{px:.1f}" cy="{py:.1f}" r="4" fill="{COLORS["guided"]}"/>')
+        parts.append(f'<text x="{px:.1f}" y="{py - 11:.1f}" class="value">{100 * p["mean"]:.0f}</text>')
+        parts.append(f'<text x="{px:.1f}" y="{base + 18}" class="label">{p["k"]}</text>')
+    parts.append(f'<text x="{width / 2}" y="{base + 40}" class="label">K, candidates per decision</text>')
+    return _svg(width, height, "Success against the number of candidates", parts)
+
+
+def latency_bars(latency: dict[str, Any]) -> str:
+    """Median milliseconds of one decision per arm: policy, then critic. latency: arm -> part -> p50."""
+    width, row = 560, 34
+    longest = max((v["policy"]["p50"] + v["critic"]["p50"] for v in latency.values()), default=0) or 1.0
+    scale = (width - 190) / longest
+    parts = []
+    for number, (arm, part) in enumerate(latency.items()):
+        y, x = 10 + number * row, 92.0
+        parts.append(f'<text x="{x - 10}" y="{y + 15}" class="end">{escape(arm)}</text>')
+        for name, opacity in (("policy", 1.0), ("critic", 0.45)):
+            length = part[name]["p50"] * scale
+            parts.append(
+                f"<g><title>{escape(arm)}, {name}: {part[name]['p50']:.1f} ms</title>"
+                f'<rect x="{x:.1f}" y="{y}" width="{max(length, 0):.1f}" height="21" rx="2" '
+                f'fill="{color(arm)}" opacity="{opacity}"/></g>'
+            )
+            x += length
+        total = part["policy"]["p50"] + part["critic"]["p50"]
+        parts.append(f'<text x="{x + 8:.1f}" y="{y + 15}" class="start">{total:.1f} ms</text>')
+    return _svg(width, 10 + row * len(latency), "Milliseconds per decision", parts)
+
+
+def _y(rate: float, base: float) -> float:
+    return base - (base - _TOP) * rate
+
+
+def _grid(base: float, width: float) -> str:
+    parts = []
+    for percent in (0, 25, 50, 75, 100):
+        y = _y(percent / 100, base)
+        parts.append(f'<path d="M{_LEFT} {y:.1f}H{width - 6}" class="grid"/>')
+        parts.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" class="end">{percent}%</text>')
+    return "".join(parts)
+
+
+def _wrapped(text: str, x: float, y: float, width: float) -> str:
+    """A label over as many lines as it takes, about 6 pixels a letter."""
+    limit, lines = max(int(width / 6.4), 4), [""]
+    for word in text.split():
+        if lines[-1] and len(lines[-1]) + len(word) + 1 > limit:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    spans = (
+        f'<tspan x="{x:.1f}" dy="{0 if i == 0 else 13}">{escape(t)}</tspan>' for i, t in enumerate(lines)
+    )
+    return f'<text x="{x:.1f}" y="{y}" class="label">{"".join(spans)}</text>'
+
+
+def _svg(width: int, height: int, title: str, parts: Sequence[str]) -> str:
+    return (
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">{"".join(parts)}</svg>'
+    )
