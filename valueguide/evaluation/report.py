@@ -20,7 +20,7 @@ _MEANING = {
     "base": "the policy alone: its own first proposal",
     "guided": "the critic's choice among K proposals",
     "random": "any of the K proposals: what sampling alone gives",
-    "medoid": "the most typical of the K proposals: a verifier without learning",
+    "medoid": "the most typical of the K proposals: no learning",
     "qonly": "the critic's choice among uniformly random chunks: no policy",
 }
 
@@ -84,7 +84,7 @@ def _headline(results: dict[str, Any], arms: dict[str, Any]) -> str:
         low, high = pair["ci95"]
         tone = "good" if low > 0 else "bad" if high < 0 else ""
         cards.append(
-            f'<div class="card {tone}"><span>difference</span><b>{_points(pair["delta"])}</b>'
+            f'<div class="card {tone}"><span>difference, points</span><b>{_points(pair["delta"])}</b>'
             f"<small>95% {_points(low)} to {_points(high)}, p = {pair['p']:.2g}</small></div>"
         )
     return (
@@ -125,7 +125,7 @@ def _videos(videos: Sequence[Video]) -> str:
     key = (
         '<p class="note">Same initial state on both sides. Lines are the proposed hand paths, coloured by '
         f'score: low <i class="ramp" style="background:linear-gradient(90deg,{ramp})"></i> high; the one '
-        "with a white edge runs.</p>"
+        "with a dark edge runs.</p>"
     )
     return f'{key}<div class="videos">{figures}</div>'
 

@@ -43,7 +43,7 @@ def score_colors(values: NDArray[np.floating]) -> UInt8:
 def draw_candidates(
     frame: UInt8, lines: Sequence[NDArray[np.floating]], values: Float32 | None, chosen: int, scale: int = 1
 ) -> UInt8:
-    """The frame, enlarged, with one polyline per candidate coloured by score; the chosen one has a halo.
+    """The frame, enlarged, with one polyline per candidate coloured by score; the chosen one has a dark edge.
 
     frame: uint8 (H, W, 3). lines: K arrays (n, 2) of pixels in the original frame, x right and y down;
     NaN points are left out. values: (K,) or None when nothing was scored. Returns a new picture
@@ -64,8 +64,8 @@ def draw_candidates(
         color = tuple(int(c) for c in colors[index])
         fixed = np.round(np.clip(points, -1e4, 1e4) * 2**_SHIFT).astype(np.int32)[:, None]
         if index == chosen:
-            cv2.polylines(canvas, [fixed], False, _WHITE, 5, cv2.LINE_AA, _SHIFT)
-        cv2.polylines(canvas, [fixed], False, color, 2 if index == chosen else 1, cv2.LINE_AA, _SHIFT)
+            cv2.polylines(canvas, [fixed], False, _INK, 6, cv2.LINE_AA, _SHIFT)
+        cv2.polylines(canvas, [fixed], False, color, 3 if index == chosen else 1, cv2.LINE_AA, _SHIFT)
         tip = (int(fixed[-1, 0, 0]), int(fixed[-1, 0, 1]))
         radius = (4 if index == chosen else 2) << _SHIFT
         cv2.circle(canvas, tip, radius, color, -1, cv2.LINE_AA, _SHIFT)
@@ -75,7 +75,7 @@ def draw_candidates(
 def draw_scores(frame: UInt8, values: Float32 | None, chosen: int, scale: int = 1) -> UInt8:
     """The frame, enlarged, with one bar per candidate's score: for suites that cannot project a path.
 
-    Bars grow from the lowest finite score; the chosen one has a white frame. See `draw_candidates`.
+    Bars grow from the lowest finite score; the chosen one is framed. See `draw_candidates`.
     """
     height, width = frame.shape[:2]
     canvas = cv2.resize(frame, (width * scale, height * scale), interpolation=cv2.INTER_CUBIC)
@@ -145,7 +145,7 @@ def encode_mp4(frames: Sequence[UInt8], fps: float, crf: int = 24) -> bytes:
         )
     height, width = (size - size % 2 for size in frames[0].shape[:2])
     sink = io.BytesIO()
-    with av.open(sink, "w", format="mp4", options={"movflags": "+faststart"}) as container:
+    with av.open(sink, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=round(fps), options={"crf": str(crf), "preset": "slow"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for frame in frames:
