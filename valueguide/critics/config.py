@@ -8,6 +8,8 @@ from valueguide.errors import ConfigError, mismatch
 
 ENCODERS = ("resnet34_film", "small_film_cnn", "state", "frozen_clip")
 ALGORITHMS = ("calql", "iql")
+#: Fewer HL-Gauss bins leave no room for the padding at both ends of the support.
+MIN_BINS = 8
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,10 @@ class NetworkConfig:
             raise ConfigError(mismatch("critic", "encoder", ENCODERS, repr(self.encoder)))
         if self.members < 1:
             raise ConfigError(mismatch("critic", "members", "1 or more", self.members))
+        if self.bins and self.bins < MIN_BINS:
+            raise ConfigError(mismatch("critic", "bins", f"0 (scalar) or {MIN_BINS} or more", self.bins))
+        if not self.value_range[0] < self.value_range[1]:
+            raise ConfigError(mismatch("critic", "value_range", "(low, high)", self.value_range))
 
 
 @dataclass(frozen=True)
