@@ -70,14 +70,14 @@ class Arm:
         self._joint_target = self.data.qpos[self._qpos].copy()
         self.data.ctrl[:6] = self._joint_target
 
-    def step(self, action: Array) -> None:
+    def step(self, action: NDArray[np.floating]) -> None:
         """Run one control step. action: (5,), clipped to the action limits and the workspace."""
-        action = np.clip(np.asarray(action, float), ACTION_LOW, ACTION_HIGH)
+        wanted = np.clip(np.asarray(action, float), ACTION_LOW, ACTION_HIGH)
         measured = self.position()
-        target = np.clip(self.target + action[:3], measured - MAX_LEAD, measured + MAX_LEAD)
+        target = np.clip(self.target + wanted[:3], measured - MAX_LEAD, measured + MAX_LEAD)
         self.target = np.clip(target, WORKSPACE_LOW, WORKSPACE_HIGH)
-        self.yaw_target = float(np.clip(self.yaw_target + action[3], -YAW_LIMIT, YAW_LIMIT))
-        self.grip_target = float(action[4])
+        self.yaw_target = float(np.clip(self.yaw_target + wanted[3], -YAW_LIMIT, YAW_LIMIT))
+        self.grip_target = float(wanted[4])
         start, end = self._joint_target, self._solve(self.target, self.yaw_target, self._joint_target)
         self._joint_target = end
         self.data.ctrl[6] = GRIPPER_OPEN * self.grip_target

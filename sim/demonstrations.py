@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from sim.arm import CONTROL_HZ
 from sim.env import TabletopEnv
 from sim.experts import Expert, draw_flaws
 from valueguide.types import Episode, Observation, Step
@@ -23,7 +24,7 @@ def demonstrate(env: TabletopEnv, seed: int, skill: float) -> Episode:
     steps: list[Step] = []
     progress = [info["progress"]]
     while True:
-        observation = to_observation(raw, instruction, len(steps), env.metadata["render_fps"])
+        observation = to_observation(raw, instruction, len(steps), CONTROL_HZ)
         action = np.clip(expert.action(), env.action_space.low, env.action_space.high)
         raw, reward, terminated, truncated, info = env.step(action)
         truncated = truncated or (expert.finished and not terminated)
@@ -42,7 +43,7 @@ def demonstrate(env: TabletopEnv, seed: int, skill: float) -> Episode:
         progress.append(info["progress"])
         if terminated or truncated:
             break
-    last = to_observation(raw, instruction, len(steps), env.metadata["render_fps"])
+    last = to_observation(raw, instruction, len(steps), CONTROL_HZ)
     facts = {
         "seed": seed,
         "task_name": env.task.name,

@@ -17,7 +17,7 @@ EXAMPLES = """examples:
   valueguide collect --suite wxai --episodes 100 --skill 0.6 --out outputs/demos
 
   # rollouts of a policy on a third-party suite
-  valueguide collect --suite metaworld --tasks push-v3 --policy outputs/policy --episodes 20 --out outputs/push
+  valueguide collect --suite metaworld --tasks push-v3 --policy outputs/policy --out outputs/push
 """
 
 
@@ -115,17 +115,14 @@ def _start_worker(settings: dict[str, Any]) -> None:
     if settings["policy"]:
         import torch
 
-        from valueguide.evaluation.arms import build_steerer
+        from valueguide.evaluation.arms import ArmFactory, ArmSettings
 
         torch.set_num_threads(1)
-        _worker["steerer"] = build_steerer(
-            "guided" if settings["critic"] else "base",
-            _worker["suite"],
-            settings["policy"],
-            settings["critic"],
-            k=settings["k"],
-            execute=settings["execute"],
+        arm = "guided" if settings["critic"] else "base"
+        models = ArmSettings(
+            settings["policy"], settings["critic"], k=settings["k"], execute=settings["execute"]
         )
+        _worker["steerer"] = ArmFactory(_worker["suite"], models, (arm,)).build(arm)
 
 
 def _simulate(job: tuple[str, int]) -> Episode:
@@ -136,7 +133,9 @@ def _simulate(job: tuple[str, int]) -> Episode:
     if settings["policy"]:
         from valueguide.evaluation.rollout import rollout
 
-        episode = rollout(env, _worker["steerer"], seed, suite.max_steps)
+        episode = rollout(
+            env, _worker["steerer"], seed, suite.max_steps, sampling_seed=seed, record_images=True
+        )
         episode.metadata.update(task_name=task, seed=seed)
         return episode
     from sim.env import TabletopEnv

@@ -43,7 +43,7 @@ def train_critic(args: argparse.Namespace) -> dict[str, Any]:
     datasets = [EpisodeDataset.open(path) for path in args.dataset]
     encoder = _encoder_kind(args, datasets)
     clip = clip_folder(args.backbone) if encoder == "frozen_clip" else None
-    features = [vision_features(d, clip) for d in datasets] if clip else [None] * len(datasets)
+    features: list[Float32 | None] = [vision_features(d, clip) if clip else None for d in datasets]
     mixture = _Mixture(args, datasets, encoder, features)
     trainer = _build(args, datasets, encoder, features, mixture.instructions)
     training = args.out.parent / f"{args.out.name}.training"

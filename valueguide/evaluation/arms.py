@@ -10,7 +10,7 @@ import numpy as np
 from valueguide.errors import CheckpointError, ConfigError, mismatch
 from valueguide.evaluation.suite import Suite
 from valueguide.interfaces import Critic, Policy
-from valueguide.steering.select import MedoidSelector, RandomSelector
+from valueguide.steering.select import MedoidSelector, RandomSelector, Selector
 from valueguide.steering.steer import Steerer, SteeringConfig
 
 #: base: the policy alone. guided: the critic's choice of K. random: any of the K. medoid: the most
@@ -62,11 +62,11 @@ class ArmFactory:
             spread_limit=limit if name == "guided" else None,
         )
         critic: Critic | None = self._critic if name in _NEEDS_CRITIC else None
-        selector = None
+        selector: Selector | None = None
         if name == "random":
             selector = RandomSelector()
         elif name == "medoid":
-            selector = MedoidSelector((self.suite.action_high - self.suite.action_low) / 2)
+            selector = MedoidSelector(np.float32(0.5) * (self.suite.action_high - self.suite.action_low))
         return Steerer(self._proposer(name), critic, config, selector)  # type: ignore[arg-type]
 
     def _proposer(self, name: str) -> Policy:
