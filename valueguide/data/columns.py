@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,26 @@ from valueguide.data.schema import Feature
 from valueguide.errors import DataError
 
 IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def hf_metadata(features: dict[str, Feature]) -> dict[str, str]:
+    """Schema metadata by which HF `datasets`, its Hub viewer and LeRobot's streaming know the types.
+
+    `LeRobotDataset` passes the types itself; whoever opens the parquet files alone has only this.
+    """
+    return {"huggingface": json.dumps({"info": {"features": {n: _hf_type(f) for n, f in features.items()}}})}
+
+
+def _hf_type(feature: Feature) -> dict[str, Any]:
+    shape, dtype = tuple(feature["shape"]), feature["dtype"]
+    if dtype == "image":
+        return {"_type": "Image"}
+    value = {"dtype": dtype, "_type": "Value"}
+    if shape == (1,):
+        return value
+    if len(shape) == 1:
+        return {"feature": value, "length": shape[0], "_type": "List"}
+    return {"shape": list(shape), "dtype": dtype, "_type": f"Array{len(shape)}D"}
 
 
 def image_column(encoded: list[bytes], names: list[str]) -> pa.Array:

@@ -13,24 +13,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from valueguide.data import layout
+from valueguide.data.columns import hf_metadata
 from valueguide.data.layout import (
     DATA_TEMPLATE,
     EPISODES_TEMPLATE,
     FILES_PER_CHUNK,
     FINALS_TEMPLATE,
+    FRAME_CACHE,
     numbered,
 )
-from valueguide.data.swap import exchange, restore_interrupted
+from valueguide.data.schema import Feature
+from valueguide.data.swap import aside, exchange, restore_interrupted
 from valueguide.data.writer import EpisodeWriter, recorded_spec
 from valueguide.errors import DataError
 
-NOT_CARRIED = (
-    "data",
-    "meta/episodes",
-    "meta/valueguide/final_observations",
-    layout.LOCK,
-    ".valueguide_frames",
-)
+NOT_COPIED = ("data", "meta/episodes", "meta/valueguide/final_observations", layout.LOCK, FRAME_CACHE)
 
 
 def compact(root: str | Path, target_mb: float = 100.0) -> int:
@@ -43,11 +40,15 @@ def compact(root: str | Path, target_mb: float = 100.0) -> int:
     """
     root = Path(root).resolve()
     restore_interrupted(root)
-    with EpisodeWriter(root, recorded_spec(root)):  # Holds the lock, and drops what a crash left.
+    spec = recorded_spec(root)
+    with EpisodeWriter(root, spec):  # Holds the lock, and drops what a crash left.
         merged = root.with_name(f".{root.name}.compacting")
         try:
-            shutil.rmtree(merged, ignore_errors=True)
-            count = _build(root, merged, int(target_mb * 1024 * 1024))
+            for left_by_a_crash in (merged, aside(root)):
+                shutil.rmtree(left_by_a_crash, ignore_errors=True)
+            count = _build(root, merged, int(target_mb * 1024 * 1024), spec.features())
+            if (root / FRAME_CACHE).exists():  # It is found by dataset_id, which stays the same.
+                (root / FRAME_CACHE).rename(merged / FRAME_CACHE)
             exchange(root, merged)
         except OSError as error:
             shutil.rmtree(merged, ignore_errors=True)
@@ -55,11 +56,12 @@ def compact(root: str | Path, target_mb: float = 100.0) -> int:
     return count
 
 
-def _build(root: Path, merged: Path, target_bytes: int) -> int:
+def _build(root: Path, merged: Path, target_bytes: int, features: dict[str, Feature]) -> int:
     numbers = list(layout.existing(root, DATA_TEMPLATE))
     count = 0
     for group in _groups(root, numbers, target_bytes):
-        _merge_data([numbered(root, DATA_TEMPLATE, n) for n in group], numbered(merged, DATA_TEMPLATE, count))
+        sources = [numbered(root, DATA_TEMPLATE, n) for n in group]
+        _merge_data(sources, numbered(merged, DATA_TEMPLATE, count), features)
         finals = [layout.read_parquet(numbered(root, FINALS_TEMPLATE, n)) for n in group]
         # One row group a row, so that reading one final picture does not read them all.
         layout.write_table(numbered(merged, FINALS_TEMPLATE, count), pa.concat_tables(finals), 1)
@@ -85,12 +87,12 @@ def _groups(root: Path, numbers: list[int], target_bytes: int) -> Iterator[list[
         yield group
 
 
-def _merge_data(sources: list[Path], target: Path) -> None:
+def _merge_data(sources: list[Path], target: Path, features: dict[str, Feature]) -> None:
     """Copy row group by row group: memory stays at one episode."""
 
     def write(file: BinaryIO) -> None:
         with layout.open_parquet(sources[0]) as first:
-            schema = first.schema_arrow
+            schema = first.schema_arrow.with_metadata(hf_metadata(features))
         with pq.ParquetWriter(file, schema, compression="snappy") as writer:
             for source in sources:
                 with layout.open_parquet(source) as episodes:
@@ -116,7 +118,7 @@ def _carry_over(root: Path, merged: Path) -> None:
     """Copy everything else, flushed to disk: info, statistics, tasks, spec, and files that users added."""
     for source in sorted(path for path in root.rglob("*") if path.is_file()):
         relative = source.relative_to(root)
-        if any(relative.is_relative_to(skipped) for skipped in NOT_CARRIED):
+        if any(relative.is_relative_to(skipped) for skipped in NOT_COPIED):
             continue
         layout.write_atomic(merged / relative, partial(_copy, source))
         shutil.copystat(source, merged / relative)

@@ -43,6 +43,9 @@ def check_episode(episode: Episode, spec: DatasetSpec) -> None:
         if step.source not in SOURCES:
             raise DataError(mismatch(where, "source", SOURCES, repr(step.source)))
         _check_plan(step, spec, where)
+        if (step.terminated or step.truncated) and i + 1 < len(episode.steps):
+            rest = len(episode.steps) - i - 1
+            raise DataError(f"{where}: terminated or truncated, but {rest} more steps follow; split it there")
     _check_observation(episode.final_observation, spec, "episode final observation")
 
 
@@ -87,6 +90,8 @@ def _check_plan(step: Step, spec: DatasetSpec, where: str) -> None:
         _check_within(step.candidates.actions, limit, where, "candidates")
     if step.decision is None:
         return
+    if not -(2**63) <= step.decision.seed < 2**63:
+        raise DataError(mismatch(where, "decision seed", "a 64-bit integer", step.decision.seed))
     k = step.candidates.k if step.candidates is not None else 0
     scores, values = step.decision.scores, step.decision.values
     if scores is not None:
@@ -128,7 +133,7 @@ def encode_episode(episode: Episode, spec: DatasetSpec) -> EncodedEpisode:
     return EncodedEpisode(
         length=len(steps),
         columns=columns,
-        tasks=[step.observation.task for step in steps],
+        tasks=[step.observation.task or episode.task for step in steps],
         final=_final_row(episode, spec, digest),
         stats=stats,
     )

@@ -12,12 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from valueguide.data.layout import write_json
+from valueguide.data.layout import FRAME_CACHE, write_json
 from valueguide.data.reader import EpisodeDataset
 from valueguide.errors import DataError, mismatch
 from valueguide.types import UInt8
-
-FOLDER = ".valueguide_frames"
 
 
 class FrameCache:
@@ -43,7 +41,7 @@ class FrameCache:
         Raises DataError when the disk is full or a picture is damaged.
         """
         cameras = dataset.cameras if cameras is None else cameras
-        parent = Path(folder) if folder is not None else dataset.root / FOLDER
+        parent = Path(folder) if folder is not None else dataset.root / FRAME_CACHE
         ready = parent / dataset.dataset_id
         maps: dict[str, UInt8] = {}
         for camera in cameras:
@@ -75,6 +73,7 @@ def _decode_all(dataset: EpisodeDataset, camera: str, target: Path, progress: bo
     try:
         shape = (dataset.rows, *dataset.image_shape(camera), 3)
         pixels = np.lib.format.open_memmap(building / "frames.npy", mode="w+", dtype=np.uint8, shape=shape)
+        _reserve(building / "frames.npy")
         for row in tqdm(range(dataset.rows), desc=f"decoding {camera}", unit="frame", disable=not progress):
             picture = dataset.image(row, camera)
             if picture.shape != shape[1:]:
@@ -88,6 +87,12 @@ def _decode_all(dataset: EpisodeDataset, camera: str, target: Path, progress: bo
         os.replace(building, target)
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+def _reserve(path: Path) -> None:
+    """Claim the file's disk blocks now: a full disk is an OSError here, and a SIGBUS in a memory map."""
+    with open(path, "r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def _open(target: Path, rows: int) -> UInt8:

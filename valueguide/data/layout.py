@@ -26,6 +26,7 @@ STATS = "meta/stats.json"
 TASKS = "meta/tasks.parquet"
 SPEC = "meta/valueguide/spec.json"
 LOCK = "meta/valueguide/lock"
+FRAME_CACHE = ".valueguide_frames"
 TEMPORARY = ".tmp"
 
 
@@ -128,13 +129,18 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
             raise DataError(f"{path}: damaged or truncated parquet file: {_first_line(error)}") from error
 
 
-def read_row_group(path: Path, group: int, column: str) -> pa.Array:
-    """One column of one row group. Raises DataError naming the file."""
+def read_row_groups(path: Path, groups: list[int], columns: list[str]) -> pa.Table:
+    """Some columns of some row groups. Raises DataError naming the file."""
     with open_parquet(path) as file:
         try:
-            return file.read_row_group(group, columns=[column])[column].combine_chunks()
+            return file.read_row_groups(groups, columns=columns)
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"{path}: damaged or truncated parquet file: {_first_line(error)}") from error
+
+
+def read_row_group(path: Path, group: int, column: str) -> pa.Array:
+    """One column of one row group. Raises DataError naming the file."""
+    return read_row_groups(path, [group], [column])[column].combine_chunks()
 
 
 def _first_line(error: Exception) -> str:

@@ -39,6 +39,8 @@ class EpisodeDataset:
     instruction: int64 (N,), index into `instructions`.
     reward: float32 (N,); terminated, truncated, success: bool (N,); source: int64 (N,), see types.SOURCES.
     final_state, final_environment_state: the observation after each episode's last action.
+    has_final: bool (episodes,), False where that observation is unknown (plain LeRobotDatasets) and the
+        last frame stands in for it: not a successor to learn from.
     metadata: one dictionary an episode. fps: frames per second. cameras: camera names.
     spec: the recorder's spec, None for a plain LeRobotDataset.
     """
@@ -70,6 +72,7 @@ class EpisodeDataset:
             log.warning("%s: %s", root, outcomes.rule)
         self._finals = FinalObservations.read(root, self.episode_index) if self.spec else None
         self.final_state, self.final_environment_state = self._final_vectors()
+        self.has_final = np.full(self.episodes, self._finals is not None)
         self.metadata = self._finals.metadata if self._finals else [{} for _ in range(self.episodes)]
         self._videos = VideoFiles(root, info, _episode_rows(root, self.episode_index, self.features))
 
@@ -118,9 +121,8 @@ class EpisodeDataset:
 
     @property
     def cameras(self) -> list[str]:
-        """Names of the cameras whose pictures are stored."""
-        kinds = ("image", "video")
-        return [n.removeprefix(IMAGE_PREFIX) for n, f in self.features.items() if f["dtype"] in kinds]
+        """Names of the colour cameras whose pictures are stored; depth maps are not read."""
+        return [n.removeprefix(IMAGE_PREFIX) for n, f in self.features.items() if _is_camera(f)]
 
     @property
     def episode_success(self) -> NDArray[np.bool_]:
@@ -173,10 +175,10 @@ class EpisodeDataset:
             raise DataError(mismatch(str(self.root), "episode", f"0 … {self.episodes - 1}", i))
         return rebuild_episode(self, i, self._finals)
 
-    @cached_property
-    def recorded(self) -> dict[str, NDArray[Any] | list[str]]:
-        """The vg.* and intervention columns that exist, read once and kept; used to rebuild episodes."""
-        return self._files.read([n for n in self.features if n.startswith("vg.") or n == "intervention"])
+    def recorded(self, i: int) -> dict[str, NDArray[Any] | list[str]]:
+        """Whatever vg.* and intervention columns exist, for the frames of episode `i`; reads its files."""
+        names = [n for n in self.features if n.startswith("vg.") or n == "intervention"]
+        return self._files.read_range(names, int(self.episode_start[i]), int(self.episode_end[i]))
 
     @cached_property
     def dataset_id(self) -> str:
@@ -203,7 +205,7 @@ class EpisodeDataset:
 
     def _image_column(self, camera: str) -> str:
         for name in (IMAGE_PREFIX + camera, camera):
-            if name in self.features and self.features[name]["dtype"] in ("image", "video"):
+            if name in self.features and _is_camera(self.features[name]):
                 return name
         raise DataError(mismatch(str(self.root), "camera", f"one of {self.cameras}", repr(camera)))
 
@@ -225,6 +227,12 @@ class EpisodeDataset:
                         "A data file is missing",
                     )
                 )
+
+
+def _is_camera(feature: dict[str, Any]) -> bool:
+    facts = {**(feature.get("video_info") or {}), **(feature.get("info") or {})}
+    depth = facts.get("is_depth_map") or facts.get("video.is_depth_map")
+    return feature["dtype"] in ("image", "video") and not depth
 
 
 def _eager_columns(features: dict[str, Any]) -> list[str]:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def rebuild_episode(dataset: EpisodeDataset, i: int, finals: FinalObservations | None) -> Episode:
     """Episode `i`. A plain LeRobotDataset has no chunks, decisions or true last successor to give back."""
     start, end = int(dataset.episode_start[i]), int(dataset.episode_end[i])
-    steps = [_step(dataset, frame, frame - start) for frame in range(start, end)]
+    recorded = dataset.recorded(i)
+    steps = [_step(dataset, start, step, recorded) for step in range(end - start)]
     last = dataset.frames + i
     instruction = dataset.instructions[dataset.instruction[end - 1]]
     final_environment = dataset.final_environment_state
@@ -30,14 +31,14 @@ def rebuild_episode(dataset: EpisodeDataset, i: int, finals: FinalObservations |
     return Episode(steps, final, finals.tasks[i] if finals else instruction, dict(dataset.metadata[i]))
 
 
-def _step(dataset: EpisodeDataset, frame: int, step: int) -> Step:
+def _step(dataset: EpisodeDataset, start: int, step: int, recorded: dict[str, Any]) -> Step:
+    frame = start + step
     privileged = dataset.environment_state
-    recorded = dataset.recorded
     observation = Observation(
         images={camera: dataset.image(frame, camera) for camera in dataset.cameras},
         state=dataset.state[frame],
         task=dataset.instructions[dataset.instruction[frame]],
-        stamp_ns=int(recorded["vg.stamp_ns"][frame]) if "vg.stamp_ns" in recorded else _stamp(dataset, step),
+        stamp_ns=int(recorded["vg.stamp_ns"][step]) if "vg.stamp_ns" in recorded else _stamp(dataset, step),
         environment_state=None if privileged is None else privileged[frame],
     )
     made = Step(
@@ -48,38 +49,38 @@ def _step(dataset: EpisodeDataset, frame: int, step: int) -> Step:
         truncated=bool(dataset.truncated[frame]),
         success=bool(dataset.success[frame]),
         source=SOURCES[int(dataset.source[frame])],
-        intervention=bool(recorded["intervention"][frame]) if "intervention" in recorded else False,
+        intervention=bool(recorded["intervention"][step]) if "intervention" in recorded else False,
     )
     if dataset.spec is not None:
-        _add_plan(made, recorded, frame)
+        _add_plan(made, recorded, step)
     return made
 
 
-def _add_plan(step: Step, recorded: dict[str, Any], frame: int) -> None:
-    step.chunk_id = int(recorded["vg.chunk_id"][frame])
-    step.chunk_step = int(recorded["vg.chunk_step"][frame])
-    step.executed_length = int(recorded["vg.executed_length"][frame])
-    planned = _without_unused_steps(recorded["vg.planned_chunk"][frame])
-    step.planned_chunk = planned if len(planned) else None
-    step.policy_version = recorded["vg.policy_version"][frame]
-    step.critic_version = recorded["vg.critic_version"][frame]
-    k = int(recorded["vg.num_candidates"][frame]) if "vg.candidates" in recorded else 0
+def _add_plan(made: Step, recorded: dict[str, Any], step: int) -> None:
+    made.chunk_id = int(recorded["vg.chunk_id"][step])
+    made.chunk_step = int(recorded["vg.chunk_step"][step])
+    made.executed_length = int(recorded["vg.executed_length"][step])
+    planned = _without_unused_steps(recorded["vg.planned_chunk"][step])
+    made.planned_chunk = planned if len(planned) else None
+    made.policy_version = recorded["vg.policy_version"][step]
+    made.critic_version = recorded["vg.critic_version"][step]
+    k = int(recorded["vg.num_candidates"][step]) if "vg.candidates" in recorded else 0
     if k:
-        stored = recorded["vg.candidates"][frame][:k]
+        stored = recorded["vg.candidates"][step][:k]
         used = _without_unused_steps(stored)
-        step.candidates = Candidates(used if used.shape[1] else stored)
-    if recorded["vg.index"][frame] < 0:
+        made.candidates = Candidates(used if used.shape[1] else stored)
+    if recorded["vg.index"][step] < 0:
         return
-    members = int(recorded["vg.num_members"][frame]) if k else 0
-    values: Float32 | None = recorded["vg.values"][frame][:k] if k else None
-    step.decision = Decision(
-        index=int(recorded["vg.index"][frame]),
-        reason=recorded["vg.reason"][frame],
-        preferred=int(recorded["vg.preferred"][frame]),
+    members = int(recorded["vg.num_members"][step]) if k else 0
+    values: Float32 | None = recorded["vg.values"][step][:k] if k else None
+    made.decision = Decision(
+        index=int(recorded["vg.index"][step]),
+        reason=recorded["vg.reason"][step],
+        preferred=int(recorded["vg.preferred"][step]),
         values=None if values is None or np.isnan(values).all() else values,
-        scores=Scores(recorded["vg.scores"][frame][:members, :k]) if members else None,
-        seed=int(recorded["vg.seed"][frame]),
-        latency_s=float(recorded["vg.latency_s"][frame]),
+        scores=Scores(recorded["vg.scores"][step][:members, :k]) if members else None,
+        seed=int(recorded["vg.seed"][step]),
+        latency_s=float(recorded["vg.latency_s"][step]),
     )
 
 

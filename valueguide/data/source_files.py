@@ -55,11 +55,31 @@ class DataFiles:
     def read(self, names: list[str]) -> dict[str, NDArray[Any] | list[str]]:
         """Whole columns: arrays (N, *shape), (N,) for shape (1,); lists of str for string columns."""
         tables = [layout.read_parquet(file.path, names).slice(0, file.rows) for file in self.files]
+        return self._columns(names, tables, self.files)
+
+    def read_range(self, names: list[str], start: int, stop: int) -> dict[str, NDArray[Any] | list[str]]:
+        """Like `read`, for the frames start … stop - 1; touches only the row groups that hold them."""
+        tables, files = [], []
+        for file in self.files:
+            first, last = max(start - file.start, 0), min(stop - file.start, file.rows)
+            if first >= last:
+                continue
+            ends = np.cumsum(file.group_rows)
+            groups = range(
+                int(np.searchsorted(ends, first, side="right")), int(np.searchsorted(ends, last)) + 1
+            )
+            before = int(ends[groups[0]]) - file.group_rows[groups[0]]
+            table = layout.read_row_groups(file.path, list(groups), names)
+            tables.append(table.slice(first - before, last - first))
+            files.append(file)
+        return self._columns(names, tables, files)
+
+    def _columns(
+        self, names: list[str], tables: list[pa.Table], files: list[DataFile]
+    ) -> dict[str, NDArray[Any] | list[str]]:
         read: dict[str, NDArray[Any] | list[str]] = {}
         for name in names:
-            pieces = [
-                self._column(table, name, file.path) for table, file in zip(tables, self.files, strict=True)
-            ]
+            pieces = [self._column(table, name, file.path) for table, file in zip(tables, files, strict=True)]
             if self.features[name]["dtype"] == "string":
                 read[name] = [text for piece in pieces for text in piece.to_pylist()]
                 continue
@@ -70,7 +90,7 @@ class DataFiles:
                     () if shape == (1,) and not _nested(piece) else shape,
                     f"{file.path}: column {name}",
                 )
-                for piece, file in zip(pieces, self.files, strict=True)
+                for piece, file in zip(pieces, files, strict=True)
             ]
             values = np.concatenate(stacked)
             read[name] = values.reshape(len(values)) if shape == (1,) else values

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from valueguide.data import layout
-from valueguide.data.columns import array_column
+from valueguide.data.columns import array_column, hf_metadata
 from valueguide.data.encode import EncodedEpisode, encode_episode
 from valueguide.data.layout import DATA_TEMPLATE, EPISODES_TEMPLATE, FINALS_TEMPLATE, numbered
 from valueguide.data.schema import INDEX_FEATURES, DatasetSpec
@@ -209,12 +209,12 @@ def _recover(root: Path) -> _Committed:
     """Delete whatever meta/info.json does not count, in one logged line, and return what it does."""
     counted = layout.read_json(root / layout.INFO)
     episodes, frames, n_tasks = (counted[f"total_{kind}"] for kind in ("episodes", "frames", "tasks"))
-    next_file = _last_committed(root, episodes) + 1
+    last = _last_committed(root, episodes)
     leftovers = [
         path
         for template in TEMPLATES
         for number, path in layout.existing(root, template).items()
-        if number >= next_file
+        if number > last[template]
     ]
     temporary = [p for folder in ("data", "meta") for p in (root / folder).rglob(f".*{layout.TEMPORARY}")]
     for path in leftovers + temporary:
@@ -224,23 +224,28 @@ def _recover(root: Path) -> _Committed:
     return _Committed(
         episodes=episodes,
         frames=frames,
-        next_file=next_file,
+        next_file=max(last.values()) + 1,
         tasks=_known_tasks(root, n_tasks),
-        stats=_stats_from_episodes(root) if leftovers else _stored_stats(root, episodes),
+        stats=_known_stats(root, frames),
     )
 
 
-def _last_committed(root: Path, episodes: int) -> int:
-    """Number of the last file set that info.json counts, -1 when there is none."""
+def _last_committed(root: Path, episodes: int) -> dict[str, int]:
+    """Template -> number of the last file that info.json counts, -1 when there is none.
+
+    Our data and episode files share their numbers; after LeRobot appended to the folder they may not.
+    """
+    columns = ["episode_index", "data/chunk_index", "data/file_index"]
     for number, path in reversed(layout.existing(root, EPISODES_TEMPLATE).items()):
-        last = layout.read_parquet(path, ["episode_index"])["episode_index"][-1].as_py()
+        last, chunk, file = (column[-1].as_py() for column in layout.read_parquet(path, columns).columns)
         if last < episodes:
             if last != episodes - 1:
                 raise DataError(f"{root}: meta/info.json counts {episodes} episodes, files hold {last + 1}")
-            return number
+            data = chunk * layout.FILES_PER_CHUNK + file
+            return {DATA_TEMPLATE: data, EPISODES_TEMPLATE: number, FINALS_TEMPLATE: number}
     if episodes:
         raise DataError(f"{root}: meta/info.json counts {episodes} episodes, but meta/episodes holds none")
-    return -1
+    return dict.fromkeys(TEMPLATES, -1)
 
 
 def _known_tasks(root: Path, count: int) -> dict[str, int]:
@@ -251,12 +256,15 @@ def _known_tasks(root: Path, count: int) -> dict[str, int]:
     return {task: number for task, number in sorted(pairs, key=lambda pair: pair[1]) if number < count}
 
 
-def _stored_stats(root: Path, episodes: int) -> Stats:
-    return from_json(layout.read_json(root / layout.STATS)) if episodes else {}
+def _known_stats(root: Path, frames: int) -> Stats:
+    """stats.json, or the per-episode statistics added up again where it counts other frames.
 
-
-def _stats_from_episodes(root: Path) -> Stats:
-    """Add up the per-episode statistics again; stats.json may already count a dropped episode."""
+    It is written before the commit, so a crash may have left it counting a dropped episode.
+    """
+    with contextlib.suppress(DataError):
+        stored = from_json(layout.read_json(root / layout.STATS))
+        if "index" in stored and stored["index"]["count"].tolist() == [frames]:
+            return stored
     total: Stats = {}
     for path in layout.existing(root, EPISODES_TEMPLATE).values():
         for row in layout.read_parquet(path).to_pylist():
@@ -283,7 +291,10 @@ def _frame_table(
         "task_index": np.array([tasks[task] for task in encoded.tasks]),
     }
     columns = {**encoded.columns, **{n: array_column(v, INDEX_FEATURES[n]) for n, v in index.items()}}
-    table = pa.table({name: columns[name] for name in spec.features()})
+    features = spec.features()
+    table = pa.table({name: columns[name] for name in features}).replace_schema_metadata(
+        hf_metadata(features)
+    )
     return table, {name: array_stats(values) for name, values in index.items()}
 
 
