@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from valueguide.errors import ConfigError, ValueguideError
+from valueguide.errors import ConfigError
 from valueguide.evaluation.arms import ArmFactory, ArmSettings, sampling_seed
 from valueguide.evaluation.rollout import rollout
 from valueguide.evaluation.suite import Suite
+from valueguide.evaluation.workers import run_jobs
+from valueguide.steering.steer import Steerer
 
+Job = tuple[str, str, int]
 SuiteMaker = Callable[[str], Suite]
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+#: What may change when an evaluation is continued: more of the same episodes.
+_EXTENSIBLE = ("tasks", "arms", "episodes")
+
+
+class Arms(Protocol):
+    """Builds the steerer of an arm; `ArmFactory` is the one that loads checkpoints."""
+
+    def build(self, arm: str) -> Steerer: ...
+
+
+ArmsMaker = Callable[[Suite, ArmSettings, tuple[str, ...]], Arms]
 
 
 @dataclass(frozen=True)
@@ -32,7 +45,7 @@ class Plan:
     wording: str = "train"
     visuals: str = "train"
 
-    def jobs(self) -> list[tuple[str, str, int]]:
+    def jobs(self) -> list[Job]:
         """(arm, task, episode), with all arms of an episode next to each other."""
         return [(a, t, j) for j in range(self.episodes) for t in self.tasks for a in self.arms]
 
@@ -46,102 +59,93 @@ def run_plan(
     out: Path,
     workers: int,
     on_episode: Callable[[dict[str, Any]], None] = lambda row: None,
+    make_arms: ArmsMaker = ArmFactory,
 ) -> list[dict[str, Any]]:
-    """All episode rows of the plan; those already in `out/episodes.jsonl` are not run again.
+    """One row per job of the plan, in the order of `plan.jobs()`.
 
-    make_suite must be importable in a new process. Raises ConfigError when `out` holds an evaluation
-    with other settings.
+    Rows that `out/episodes.jsonl` holds already are not run again, so the same call continues what was
+    interrupted, and a call with more episodes, tasks or arms extends it. make_suite and make_arms must
+    be importable in a new process. Raises ConfigError when `out` holds an evaluation with other
+    settings or other checkpoints.
     """
     out.mkdir(parents=True, exist_ok=True)
-    rows = _finished(out, plan)
-    known = {(r["arm"], r["task"], r["episode"]) for r in rows}
-    todo = [job for job in plan.jobs() if job not in known]
-    for row in rows:
+    known = _finished(out, plan)
+    jobs = plan.jobs()
+    rows = {job: known[job] for job in jobs if job in known}
+    for row in rows.values():
         on_episode(row)
-    if not todo:
-        return rows
+    todo = [job for job in jobs if job not in known]
+    versions = {row["arm"]: _versions(row) for row in known.values()}
+    start = partial(Worker, plan, make_suite, make_arms)
     with (out / "episodes.jsonl").open("a") as log:
-        for row in _simulate_all(plan, make_suite, todo, workers):
-            log.write(json.dumps(row) + "\n")
+        for row in run_jobs(start, todo, workers, _name):
+            if versions.setdefault(row["arm"], _versions(row)) != _versions(row):
+                raise ConfigError(
+                    f"{out}: holds episodes of arm {row['arm']} with policy and critic "
+                    f"{versions[row['arm']]}, these are {_versions(row)}. Use another --out"
+                )
+            log.write(json.dumps(row, allow_nan=False) + "\n")
             log.flush()
-            rows.append(row)
+            rows[row["arm"], row["task"], row["episode"]] = row
             on_episode(row)
-    return rows
+    return [rows[job] for job in jobs]
 
 
-def _finished(out: Path, plan: Plan) -> list[dict[str, Any]]:
-    settings = out / "plan.json"
+def _finished(out: Path, plan: Plan) -> dict[Job, dict[str, Any]]:
+    settings, path = out / "plan.json", out / "episodes.jsonl"
     if settings.exists():
-        found = json.loads(settings.read_text())
-        if found != plan.to_json():
-            different = [k for k, v in plan.to_json().items() if found.get(k) != v]
+        found, wanted = json.loads(settings.read_text()), plan.to_json()
+        different = [k for k, v in wanted.items() if k not in _EXTENSIBLE and found.get(k) != v]
+        if different:
             raise ConfigError(
                 f"{out}: holds an evaluation with other settings ({', '.join(different)}). Use another --out"
             )
-    else:
-        settings.write_text(json.dumps(plan.to_json(), indent=1))
-    path = out / "episodes.jsonl"
+    settings.write_text(json.dumps(plan.to_json(), indent=1))
     if not path.exists():
-        return []
-    rows, lines = [], path.read_text().split("\n")
-    for line in lines[:-1]:
-        rows.append(json.loads(line))
-    if lines[-1]:  # a line without its end was cut off by a crash
-        path.write_text("".join(json.dumps(r) + "\n" for r in rows))
-    return rows
+        return {}
+    *lines, cut = path.read_text().split("\n")
+    rows = [json.loads(line) for line in lines]
+    if cut:  # a line without its end: written when the process was killed
+        path.write_text("".join(line + "\n" for line in lines))
+    return {(row["arm"], row["task"], row["episode"]): row for row in rows}
 
 
-def _simulate_all(
-    plan: Plan, make_suite: SuiteMaker, todo: list[tuple[str, str, int]], workers: int
-) -> Iterator[dict[str, Any]]:
-    if workers <= 1 or len(todo) == 1:
-        worker = Worker(plan, make_suite)
-        yield from map(worker.run, todo)
-        return
-    context = multiprocessing.get_context("spawn")
-    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
-    try:
-        with context.Pool(workers, _start, (plan, make_suite)) as pool:
-            for row in pool.imap_unordered(_run, todo):
-                if "error" in row:
-                    raise ValueguideError(row["error"])
-                yield row
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+def _versions(row: dict[str, Any]) -> tuple[str, str]:
+    return row["policy_version"], row["critic_version"]
+
+
+def _name(job: Job) -> str:
+    return f"arm {job[0]}, task {job[1]}, episode {job[2]}"
 
 
 class Worker:
-    """One process's environments and models."""
+    """One process's environments and models; called with a job, returns its row."""
 
-    def __init__(self, plan: Plan, make_suite: SuiteMaker) -> None:
+    def __init__(self, plan: Plan, make_suite: SuiteMaker, make_arms: ArmsMaker = ArmFactory) -> None:
         import torch
 
         torch.set_num_threads(1)
         self.plan = plan
         self.suite = make_suite(plan.suite)
-        self._factory = ArmFactory(self.suite, plan.settings, plan.arms)
-        self._steerers = {arm: self._factory.build(arm) for arm in plan.arms}
+        arms = make_arms(self.suite, plan.settings, plan.arms)
+        self._steerers = {arm: arms.build(arm) for arm in plan.arms}
         self._environments: dict[str, Any] = {}
 
-    def run(self, job: tuple[str, str, int]) -> dict[str, Any]:
+    def __call__(self, job: Job) -> dict[str, Any]:
         """One episode as a JSON-serialisable row."""
         arm, task, number = job
-        seed = self.plan.seed + number
+        seed, steerer = self.plan.seed + number, self._steerers[arm]
         if task not in self._environments:
             self._environments[task] = self.suite.make(task, self.plan.wording, self.plan.visuals)
         episode = rollout(
             self._environments[task],
-            self._steerers[arm],
+            steerer,
             seed,
             self.suite.max_steps,
             sampling_seed=sampling_seed(seed, task, self.suite.tasks),
         )
-        last = episode.steps[-1]
+        last, facts = episode.steps[-1], dict(episode.metadata)
+        facts["progress"] = facts["progress"] if math.isfinite(facts["progress"]) else None
         return {
             "arm": arm,
             "task": task,
@@ -151,27 +155,7 @@ class Worker:
             "steps": len(episode.steps),
             "terminated": last.terminated,
             "truncated": last.truncated,
-            **episode.metadata,
+            "policy_version": last.policy_version,
+            "critic_version": last.critic_version,
+            **facts,
         }
-
-
-_worker: Worker | None = None
-_start_error: str | None = None
-
-
-def _start(plan: Plan, make_suite: SuiteMaker) -> None:
-    global _worker, _start_error
-    try:
-        _worker = Worker(plan, make_suite)
-    except ValueguideError as error:
-        # Raised here, the pool would start workers for ever; the first job reports it instead.
-        _start_error = str(error)
-
-
-def _run(job: tuple[str, str, int]) -> dict[str, Any]:
-    if _worker is None:
-        return {"error": _start_error or "worker did not start"}
-    try:
-        return _worker.run(job)
-    except ValueguideError as error:
-        return {"error": f"arm {job[0]}, task {job[1]}, episode {job[2]}: {error}"}
