@@ -53,6 +53,7 @@ def train_policy(args: argparse.Namespace) -> dict[str, Any]:
         args.out,
         clip_folder=clip,
         metadata=facts,
+        half=args.half,
     )
     return {"policy": str(args.out), "loss": float(np.mean(losses[-200:])), **facts}
 

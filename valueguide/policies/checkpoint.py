@@ -23,7 +23,7 @@ import torch
 from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.processor import PolicyProcessorPipeline
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from valueguide.errors import CheckpointError, mismatch
@@ -51,18 +51,23 @@ def save_policy(
     folder: Path | str,
     clip_folder: Path | str | None = None,
     metadata: dict[str, Any] | None = None,
+    half: bool = False,
 ) -> str:
     """Write a relocatable checkpoint; an existing one is replaced in one step. Returns its version.
 
     clip_folder: where the bundled configuration and tokenizer come from; default: the folder that the
     policy's configuration or its tokenizer step names, if it is a local one.
     metadata: JSON-serialisable training facts (action names, cameras, suite, ...).
+    half: store the weights in 16 bits, for half the size; they are computed with in 32 bits all the same.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = folder.parent / f".{folder.name}.{os.getpid()}.new"
     shutil.rmtree(draft, ignore_errors=True)
     policy.save_pretrained(draft)
+    if half:
+        weights = {n: t.half() if t.is_floating_point() else t for n, t in load_file(draft / WEIGHTS).items()}
+        save_file(weights, draft / WEIGHTS)
     preprocessor.save_pretrained(draft, config_filename=PREPROCESSOR)
     postprocessor.save_pretrained(draft, config_filename=POSTPROCESSOR)
     _bundle(draft, Path(clip_folder) if clip_folder else None)
