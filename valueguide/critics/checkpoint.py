@@ -61,17 +61,15 @@ def save_critic(
     }
     (draft / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False))
     files = {name: _sha256(draft / name) for name in (WEIGHTS, CONFIG)}
-    version = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:12]
+    version = _digest(files)[:12]
+    normalizers = _normalizers_json(trainer.normalizers)
     manifest = {
         "format": _FORMAT,
         "version": version,
         "files": files,
-        "normalizers": {
-            name: normalizer.to_json()
-            for name, normalizer in vars(trainer.normalizers).items()
-            if normalizer is not None
-        },
+        "normalizers": normalizers,
         "instructions": instructions,
+        "inputs_sha256": _digest([normalizers, instructions]),
         "instruction_similarity": DEFAULT_SIMILARITY,
         "step": trainer.step,
         **facts,
@@ -95,12 +93,16 @@ class LoadedCritic:
         load_exactly(self.network, _part(tensors, "critic."), folder / WEIGHTS)
         self.tower_weights = _part(tensors, _TOWER)
         self.instructions: list[str] = self.manifest["instructions"]
+        if len(tensors.get("instructions", ())) != len(self.instructions):
+            raise CheckpointError(f"{folder / WEIGHTS}: expected one embedding for each instruction")
         self.embeddings = tensors["instructions"].numpy()
-        raw = self.manifest["normalizers"]
-        where = str(folder / MANIFEST)
-        self.normalizers = Normalizers(
-            **{k: Normalizer.from_json(v, f"{where}: {k}") for k, v in raw.items()}
-        )
+        raw, where = self.manifest["normalizers"], folder / MANIFEST
+        try:
+            self.normalizers = Normalizers(
+                **{k: Normalizer.from_json(v, f"{where}: {k}") for k, v in raw.items()}
+            )
+        except TypeError as error:
+            raise CheckpointError(f"{where}: normalizers: {error}") from error
 
 
 def save_training(folder: Path, trainer: CriticTrainer) -> None:
@@ -121,6 +123,7 @@ def save_training(folder: Path, trainer: CriticTrainer) -> None:
         "network": _plain(trainer.network),
         "train": _plain(trainer.config),
         "sha256": _sha256(draft / TRAINING_TENSORS),
+        "inputs_sha256": _inputs_digest(trainer),
     }
     _write(draft / TRAINING_STATE, json.dumps(state, indent=1))
     _publish(draft, folder)
@@ -135,6 +138,14 @@ def resume_training(folder: Path, trainer: CriticTrainer) -> None:
             raise CheckpointError(
                 mismatch(str(path), f"{name} settings", state.get(name), _plain(value), "Use a new --out")
             )
+    for name in ("step", "counts", "sha256"):
+        if name not in state:
+            raise CheckpointError(f"{path}: field {name!r} is missing")
+    if state.get("inputs_sha256", _inputs_digest(trainer)) != _inputs_digest(trainer):
+        raise CheckpointError(
+            f"{path}: expected the data of the interrupted run, found other normalisers or instructions. "
+            "Use a new --out"
+        )
     if _sha256(folder / TRAINING_TENSORS) != state["sha256"]:
         raise CheckpointError(f"{folder / TRAINING_TENSORS}: the content does not match its recorded hash")
     tensors = load_tensors(folder / TRAINING_TENSORS)
@@ -189,10 +200,15 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     for key in ("version", "files", "normalizers", "instructions"):
         if key not in manifest:
             raise CheckpointError(f"{path}: field {key!r} is missing")
-    for name, wanted in manifest["files"].items():
-        found = _sha256(folder / name)
+    for name in (WEIGHTS, CONFIG):
+        wanted, found = str(manifest["files"].get(name)), _sha256(folder / name)
         if found != wanted:
             raise CheckpointError(mismatch(str(folder / name), "sha256", wanted[:12], found[:12]))
+    if manifest["version"] != _digest(manifest["files"])[:12]:
+        raise CheckpointError(f"{path}: the version does not belong to the recorded hashes")
+    inputs = _digest([manifest["normalizers"], manifest["instructions"]])
+    if manifest.get("inputs_sha256", inputs) != inputs:
+        raise CheckpointError(f"{path}: normalizers or instructions were changed after training")
     return manifest
 
 
@@ -218,11 +234,28 @@ def _plain(value: CriticSpec | NetworkConfig | TrainConfig) -> dict[str, Any]:
     return json.loads(json.dumps(asdict(value)))
 
 
+def _normalizers_json(normalizers: Normalizers) -> dict[str, Any]:
+    return {name: value.to_json() for name, value in vars(normalizers).items() if value is not None}
+
+
+def _inputs_digest(trainer: CriticTrainer) -> str:
+    """Of what a resumed run must see alike: normalisers and instruction embeddings."""
+    embeddings = hashlib.sha256(trainer.embeddings.numpy().tobytes()).hexdigest()
+    return _digest([_normalizers_json(trainer.normalizers), embeddings])
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError) as error:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: expected a JSON file, found {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, found {type(content).__name__}")
+    return content
 
 
 def _sha256(path: Path) -> str:

@@ -48,7 +48,7 @@ class Normalizer:
 
     def __call__(self, x: Tensor) -> Tensor:
         """(..., D) physical -> (..., D) normalised, float32."""
-        out = (x - torch.from_numpy(self.offset)) / torch.from_numpy(self.scale)
+        out = (x.float() - torch.from_numpy(self.offset)) / torch.from_numpy(self.scale)
         if not self.clip:
             return out
         limit = 1.0 - EDGE

@@ -96,7 +96,7 @@ class LearnedCritic:
             wanted = f"(K >= 1, H >= {steps}, {self.action_dim})"
             raise DataError(mismatch("critic", "candidate shape", wanted, actions.shape))
         with torch.inference_mode():
-            chunk = self._normalizers.action(torch.from_numpy(np.ascontiguousarray(actions[:, :steps])))
+            chunk = self._normalizers.action(torch.tensor(actions[:, :steps]))
             valid = torch.ones(chunk.shape[:2], dtype=torch.bool)
             q = self._network(features.expand(len(chunk), -1), chunk, valid)
         return Scores(q.numpy())

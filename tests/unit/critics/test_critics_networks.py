@@ -82,7 +82,7 @@ def test_same_padding_gives_the_ceiling_of_size_over_stride(size, kernel, stride
     assert conv(torch.zeros(1, 1, size, size)).shape == (1, 1, out, out)
 
 
-def test_the_resnet_halves_five_times_and_its_pool_pads_like_its_convolutions():
+def test_the_pool_halves_and_pads_at_the_bottom_and_right_without_being_seen():
     net = FiLMResNet(6, stages=(1, 1), width=4)
     seen = []
     for block in net.blocks:
