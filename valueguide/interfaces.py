@@ -37,7 +37,7 @@ class Critic(Protocol):
         """Run image, state and language once; the result is opaque to the caller."""
 
     def score(self, features: Any, actions: Float32) -> Scores:
-        """actions: float32 (K, H, A) with H >= executed_length; the first executed_length steps are scored."""
+        """actions: float32 (K, H, A), H >= executed_length; the first executed_length steps are scored."""
 
 
 class ProgressEstimator(Protocol):
