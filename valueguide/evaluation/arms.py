@@ -45,6 +45,10 @@ class ArmFactory:
 
     def __init__(self, suite: Suite, settings: ArmSettings, arms: tuple[str, ...] = ARMS) -> None:
         """Loads what `arms` need. Raises CheckpointError or ConfigError when things do not fit together."""
+        import torch
+
+        # A sum's order depends on the number of threads, and the end of an episode on every bit of it.
+        torch.set_num_threads(1)
         self.suite, self.settings = suite, settings
         names = {split_arm(arm)[0] for arm in arms}
         self._policy: Any = load_policy(settings.policy, suite) if names - {"qonly"} else None

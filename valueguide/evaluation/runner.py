@@ -122,9 +122,6 @@ class Worker:
     """One process's environments and models; called with a job, returns its row."""
 
     def __init__(self, plan: Plan, make_suite: SuiteMaker, make_arms: ArmsMaker = ArmFactory) -> None:
-        import torch
-
-        torch.set_num_threads(1)
         self.plan = plan
         self.suite = make_suite(plan.suite)
         arms = make_arms(self.suite, plan.settings, plan.arms)

@@ -21,7 +21,8 @@ def wilson(successes: int, n: int, z: float = _Z95) -> tuple[float, float]:
     denominator = 1 + z**2 / n
     centre = (rate + z**2 / (2 * n)) / denominator
     half = z * math.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2)) / denominator
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # Exactly 0 and 1 at the ends, where rounding would leave a crumb.
+    return (centre - half if successes else 0.0), (centre + half if successes < n else 1.0)
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
