@@ -108,6 +108,16 @@ def test_shadow_runs_the_same_episode_as_the_policy_alone() -> None:
         assert (decision.reason, decision.preferred) == ("shadow", 3)
 
 
+def test_draws_use_and_log_the_seed_of_the_plan() -> None:
+    steerer = Steerer(
+        FakeTablePolicy(_chunks(4)), FakeTableCritic([[0.0, 0.1, 0.2, 0.3]]), _config(4, beta=1.0)
+    )
+    steerer.observe(_observation())
+    decisions = [steerer.plan(seed)[2] for seed in range(40)]
+    assert [d.seed for d in decisions] == list(range(40))
+    assert {d.index for d in decisions} == {0, 1, 2, 3}
+
+
 # --- time, by an injected clock --------------------------------------------------------------------
 
 
