@@ -78,7 +78,8 @@ def _critic_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--negative-share", type=float, default=0.1, help="swapped instructions in each batch"
     )
-    parser.add_argument("--weight-decay", type=float, default=1e-4)
+    parser.add_argument("--dropout", type=float, default=0.2, help="against learning small datasets by heart")
+    parser.add_argument("--weight-decay", type=float, default=1e-2)
     parser.add_argument("--checkpoint-every", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="an unfinished run in this folder is resumed")

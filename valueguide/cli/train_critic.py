@@ -157,6 +157,7 @@ def _build(
         feature_dim=known[0].shape[1] if known else 0,
         shared_output=args.shared_output,
         layer_norm=args.layer_norm,
+        dropout=args.dropout,
     )
     config = TrainConfig(
         algo=args.algo,

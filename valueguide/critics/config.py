@@ -40,7 +40,8 @@ class NetworkConfig:
     shared_output: one output layer for all members, as in V-GPS. layer_norm: after each hidden layer.
     bins: 0 for a scalar head; otherwise the number of HL-Gauss bins over value_range.
     language_dim: length of the sentence embedding. feature_dim: length of cached vision features
-    (frozen_clip only).
+    (frozen_clip only). dropout: while training, in the trunk of `state` and `frozen_clip` and in the
+    hidden layers; small datasets are otherwise learned by heart, episode by episode.
     """
 
     encoder: str = "state"
@@ -53,10 +54,13 @@ class NetworkConfig:
     value_range: tuple[float, float] = (-50.0, 0.0)
     language_dim: int = 384
     feature_dim: int = 0
+    dropout: float = 0.0
 
     def __post_init__(self) -> None:
         if self.encoder not in ENCODERS:
             raise ConfigError(mismatch("critic", "encoder", ENCODERS, repr(self.encoder)))
+        if not 0.0 <= self.dropout < 1.0:
+            raise ConfigError(mismatch("critic", "dropout", "0 to below 1", self.dropout))
         if self.members < 1:
             raise ConfigError(mismatch("critic", "members", "1 or more", self.members))
         if self.bins and self.bins < MIN_BINS:

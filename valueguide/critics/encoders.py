@@ -92,15 +92,17 @@ class VectorEncoder(nn.Module):
         self.scale = nn.Linear(config.language_dim, _TRUNK)
         self.shift = nn.Linear(config.language_dim, _TRUNK)
         self.norm = nn.LayerNorm(_TRUNK)
+        self.dropout = nn.Dropout(config.dropout)
         self.dim = _TRUNK + size
 
     def forward(self, inputs: Inputs) -> Tensor:
         main = inputs.features if self.from_features else inputs.environment_state
         parts = [p for p in (main, inputs.state if self.use_state else None) if p is not None]
-        x = torch.cat(parts, dim=1)
+        x = self.dropout(torch.cat(parts, dim=1))
         hidden = self.norm(self.first(x)) * (1 + self.scale(inputs.language)) + self.shift(inputs.language)
         # The raw vector goes on beside the trunk, so that precise positions are not squeezed through it.
-        return torch.cat([F.silu(self.second(F.silu(hidden))), x], dim=1)
+        trunk = F.silu(self.second(self.dropout(F.silu(hidden))))
+        return torch.cat([self.dropout(trunk), x], dim=1)
 
 
 def build_encoder(spec: CriticSpec, config: NetworkConfig) -> ImageEncoder | VectorEncoder:

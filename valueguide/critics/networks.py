@@ -44,6 +44,7 @@ class EnsembleMLP(nn.Module):
         self.norms = nn.ModuleList(
             nn.LayerNorm(hidden) if config.layer_norm else nn.Identity() for _ in range(2)
         )
+        self.dropout = nn.Dropout(config.dropout)
         self.out: nn.Module = (
             nn.Linear(hidden, outputs) if config.shared_output else EnsembleLinear(members, hidden, outputs)
         )
@@ -51,8 +52,8 @@ class EnsembleMLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs) -> (M, B, outputs)."""
         h = x.unsqueeze(0).expand(self.members, *x.shape)
-        h = F.silu(self.norms[0](self.first(h)))
-        h = F.silu(self.norms[1](self.second(h)))
+        h = self.dropout(F.silu(self.norms[0](self.first(h))))
+        h = self.dropout(F.silu(self.norms[1](self.second(h))))
         return self.out(h)
 
 

@@ -57,7 +57,7 @@ class CriticTrainer:
         self.generator = torch.Generator().manual_seed(config.seed)
         self.step = 0
         self.critic = CriticNetwork(spec, network)
-        self.target = copy.deepcopy(self.critic).requires_grad_(False)
+        self.target = copy.deepcopy(self.critic).requires_grad_(False).eval()
         self.modules: dict[str, nn.Module] = {"critic": self.critic}
         if config.algo == "iql":
             self.value = ValueNetwork(spec, network)
