@@ -74,7 +74,7 @@ def make_plan(args: argparse.Namespace, suite: Any) -> Plan:
         if getattr(args, name) < least:
             raise ConfigError(mismatch(f"--{name}", "value", f"{least} or more", getattr(args, name)))
     arms = [a.strip() for a in args.arms.split(",") if a.strip()]
-    arms += [f"guided@{k.strip()}" for k in args.k_sweep.split(",") if k.strip()]
+    arms += _sweep_arms(args.k_sweep, arms, args.k)
     for arm in arms:
         split_arm(arm)
     settings = ArmSettings(
@@ -95,6 +95,13 @@ def make_plan(args: argparse.Namespace, suite: Any) -> Plan:
         wording=args.wording,
         visuals=args.visuals,
     )
+
+
+def _sweep_arms(text: str, arms: list[str], k: int) -> list[str]:
+    """The arms that a sweep needs beside `arms`: K = 1 is the policy alone, and `guided` has K = k."""
+    served = {"1": "base", str(k): "guided"}
+    numbers = [number.strip() for number in text.split(",") if number.strip()]
+    return [f"guided@{number}" for number in numbers if served.get(number) not in arms]
 
 
 def evaluate(plan: Plan, suite: Any, out: Path, workers: int, videos: int) -> dict[str, Any]:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from valueguide.errors import ConfigError
 from valueguide.evaluation.arms import ArmFactory, sampling_seed
 from valueguide.evaluation.report import Video
 from valueguide.evaluation.rollout import rollout
 from valueguide.evaluation.runner import Plan
-from valueguide.evaluation.video import draw_candidates, encode_mp4, side_by_side
-from valueguide.types import Candidates, Decision, Observation
+from valueguide.evaluation.video import draw_candidates, draw_scores, encode_mp4, side_by_side
+from valueguide.types import Candidates, Decision, Float32, Observation, UInt8
 
-_SCALE = 3
+#: Pixels; small pictures are enlarged by a whole number to about this.
+_HEIGHT = 384
+_VERDICT = {True: "success", False: "failure"}
 
 
 def make_videos(plan: Plan, suite: Any, rows: list[dict[str, Any]], count: int) -> list[Video]:
@@ -24,19 +22,21 @@ def make_videos(plan: Plan, suite: Any, rows: list[dict[str, Any]], count: int) 
     First those where guidance turned a failure into a success, then one where it lost, then others, at
     most one a task before any repeats. Empty when either arm is missing or the suite cannot be filmed.
     """
-    if count < 1 or not {"base", "guided"} <= set(plan.arms):
+    if count < 1 or not {"base", "guided"} <= set(plan.arms) or not _can_be_filmed(suite, plan):
         return []
     factory = ArmFactory(suite, plan.settings, ("base", "guided"))
     videos = []
     for task, episode, caption in _choose(rows, count):
-        filmed = [_film(plan, suite, factory, arm, task, episode) for arm in ("base", "guided")]
-        if any(frames is None for frames, _ in filmed):
-            return []
-        (left, left_ok), (right, right_ok) = filmed
-        verdicts = tuple("success" if ok else "failure" for ok in (left_ok, right_ok))
+        left, left_ok = _film(plan, suite, factory, "base", task, episode)
+        right, right_ok = _film(plan, suite, factory, "guided", task, episode)
+        verdicts = (_VERDICT[left_ok], _VERDICT[right_ok])
         frames = side_by_side(left, right, ("policy alone", "guided"), verdicts)
         videos.append(Video(task.replace("_", " "), caption, encode_mp4(frames, suite.fps)))
     return videos
+
+
+def _can_be_filmed(suite: Any, plan: Plan) -> bool:
+    return bool(suite.cameras) or hasattr(suite.make(plan.tasks[0]), "pictures")
 
 
 def _choose(rows: list[dict[str, Any]], count: int) -> list[tuple[str, int, str]]:
@@ -69,11 +69,9 @@ def _spread(keys: list[tuple[str, int]]) -> list[tuple[str, int]]:
 
 def _film(
     plan: Plan, suite: Any, factory: ArmFactory, arm: str, task: str, episode: int
-) -> tuple[list[NDArray[np.uint8]] | None, bool]:
-    env = suite.make(task, plan.wording, plan.visuals)
-    recorder = _Recorder(env)
-    if recorder.picture() is None:
-        return None, False
+) -> tuple[list[UInt8], bool]:
+    """Every step of one episode, drawn, and whether it succeeded."""
+    recorder = _Recorder(suite.make(task, plan.wording, plan.visuals))
     seed = plan.seed + episode
     done = rollout(
         recorder,
@@ -81,41 +79,55 @@ def _film(
         seed,
         suite.max_steps,
         sampling_seed=sampling_seed(seed, task, suite.tasks),
+        record_images=not recorder.has_pictures,
         watch=recorder.watch,
     )
-    frames = recorder.frames
-    env.close()
-    return frames, done.success
+    recorder.keep(final=True)
+    recorder.close()
+    return recorder.frames, done.success
 
 
 class _Recorder:
-    """An environment that keeps a drawn picture of every step it is asked to make."""
+    """An environment that keeps a drawn picture of every step it is asked to make.
+
+    Pictures come from its first camera; from `pictures()` where it has them, since a suite may leave
+    images out of its observations. Paths are drawn where it can project them, else bars of the scores.
+    """
 
     def __init__(self, env: Any) -> None:
         self._env = env
-        self.frames: list[NDArray[np.uint8]] = []
-        self._lines: list[NDArray[np.float32]] = []
-        self._values: NDArray[np.float32] | None = None
+        self.has_pictures = hasattr(env, "pictures")
+        self.frames: list[UInt8] = []
+        self._raw: dict[str, Any] = {}
+        self._lines: list[Float32] | None = None
+        self._values: Float32 | None = None
         self._chosen = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._env, name)
 
-    def picture(self) -> NDArray[np.uint8] | None:
-        """The front view, whatever the observation mode; None when the suite cannot be drawn."""
-        if not hasattr(self._env, "pictures"):
-            return None
-        if not self.frames and not self._lines:
-            self._env.reset(seed=0)
-        return self._env.pictures()["front"]
+    def reset(self, *, seed: int | None = None) -> Any:
+        self._raw, info = self._env.reset(seed=seed)
+        return self._raw, info
+
+    def step(self, action: Float32) -> Any:
+        self.keep()
+        self._raw, *rest = self._env.step(action)
+        return (self._raw, *rest)
 
     def watch(self, observation: Observation, candidates: Candidates, decision: Decision) -> None:
-        if not hasattr(self._env, "project_candidates"):
-            raise ConfigError("videos: expected an environment that projects candidates, found none")
-        self._lines = self._env.project_candidates(candidates.actions)
+        if hasattr(self._env, "project_candidates"):
+            self._lines = self._env.project_candidates(candidates.actions)
         self._values, self._chosen = decision.values, decision.index
 
-    def step(self, action: NDArray[np.float32]) -> Any:
-        frame = self._env.pictures()["front"]
-        self.frames.append(draw_candidates(frame, self._lines, self._values, self._chosen, scale=_SCALE))
-        return self._env.step(action)
+    def keep(self, final: bool = False) -> None:
+        """Draw the current picture; the final one has no plan."""
+        pictures = self._env.pictures() if self.has_pictures else self._raw["pixels"]
+        frame = next(iter(pictures.values()))
+        scale = max(1, round(_HEIGHT / frame.shape[0]))
+        if self._lines is None:
+            values = None if final else self._values
+            self.frames.append(draw_scores(frame, values, self._chosen, scale))
+        else:
+            lines = [] if final else self._lines
+            self.frames.append(draw_candidates(frame, lines, self._values, self._chosen, scale))

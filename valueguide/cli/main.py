@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
 import os
@@ -56,7 +57,10 @@ def _run(name: str, arguments: list[str]) -> int:
     shared, rest = everywhere.parse_known_args(arguments)
     args = parser.parse_args(rest)
     try:
-        _write_json(shared.json, module.run(args))
+        # With the JSON on stdout, everything that is meant for people goes to stderr.
+        with contextlib.redirect_stdout(sys.stderr) if shared.json == "-" else contextlib.nullcontext():
+            result = module.run(args)
+        _write_json(shared.json, result)
     except ValueguideError as error:
         _fail(str(error))
     except KeyboardInterrupt:

@@ -29,13 +29,21 @@ def build_results(settings: dict[str, Any], rows: list[Row]) -> dict[str, Any]:
         "latency_ms": {arm: _latency(rows, arm) for arm in arms},
         "reasons": {arm: _reasons(rows, arm) for arm in arms},
     }
-    sweep = [(int(arm.partition("@")[2]), arm) for arm in arms if arm.startswith("guided@")]
+    sweep = _sweep(arms, int(settings.get("k", 0)))
     if sweep:
         results["k_sweep"] = [
             {"k": k, "mean": results["arms"][a]["mean"], "wilson95": results["arms"][a]["wilson95"]}
-            for k, a in sorted(sweep)
+            for k, a in sorted(sweep.items())
         ]
     return results
+
+
+def _sweep(arms: list[str], k: int) -> dict[int, str]:
+    """K -> arm. With a sweep, `base` is its K = 1 and `guided` the K of the settings: nothing runs twice."""
+    own = {int(arm.partition("@")[2]): arm for arm in arms if arm.startswith("guided@")}
+    if not own:
+        return {}
+    return {number: arm for number, arm in ((1, "base"), (k, "guided")) if arm in arms} | own
 
 
 def _outcomes(rows: list[Row], arm: str) -> dict[Key, bool]:

@@ -51,7 +51,9 @@ def test_rates_intervals_and_pairs(rows: list[dict[str, Any]]) -> None:
     assert results["per_task"]["base_vs_guided"]["y"]["verdict"] == "same"
     assert results["latency_ms"]["base"]["policy"]["p50"] == pytest.approx(20.0)
     assert results["reasons"]["guided"] == {"argmax": 48}
-    assert results["k_sweep"] == [{"k": 4, "mean": 0.5, "wilson95": results["arms"]["guided@4"]["wilson95"]}]
+    # K = 1 is the policy alone, and the guided arm has the K of the settings.
+    assert [(p["k"], p["mean"]) for p in results["k_sweep"]] == [(1, 0.25), (4, 0.5), (16, 0.625)]
+    assert results["k_sweep"][1]["wilson95"] == results["arms"]["guided@4"]["wilson95"]
     assert "guided@4" not in "".join(results["paired"])
 
 
