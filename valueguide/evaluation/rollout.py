@@ -46,6 +46,8 @@ def rollout(
     history = int(getattr(steerer.policy, "history", 1))
     lazy = history == 1 and not record_images and hasattr(env, "set_render")
     fps = float(env.metadata.get("render_fps", 10))
+    if lazy:
+        env.set_render(False)
     raw, info = env.reset(seed=seed)
     task = str(info.get("task_description") or getattr(env.unwrapped, "task_description", ""))
     log, done, replan = _Log(), False, 0

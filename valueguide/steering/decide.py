@@ -39,11 +39,11 @@ def decide(
     "spread" (the members disagree about the preferred candidate by more than spread_limit).
     shadow: decide and record, but execute candidate 0. Ties go to the lowest index.
     """
-    if not np.isfinite(beta) or beta < 0:
-        raise ConfigError(mismatch("steering", "beta", "a finite number >= 0", beta))
+    check_beta(beta)
     if scores is None:
         return Decision(0, "no_critic", latency_s=elapsed_s)
-    values = aggregate(scores.q, how).astype(np.float32)
+    with np.errstate(invalid="ignore"):  # inf - inf is one of the findings below, not a warning
+        values = aggregate(scores.q, how).astype(np.float32)
     if not np.isfinite(scores.q).all():
         return Decision(0, "non_finite", values=values, scores=scores, latency_s=elapsed_s)
     drawn = beta > 0
@@ -60,6 +60,12 @@ def decide(
         seed=seed if drawn else -1,
         latency_s=elapsed_s,
     )
+
+
+def check_beta(beta: float) -> None:
+    """Raises ConfigError for a softmax temperature that is negative or not finite."""
+    if not np.isfinite(beta) or beta < 0:
+        raise ConfigError(mismatch("steering", "beta", "a finite number >= 0", beta))
 
 
 def softmax(values: Float32, beta: float) -> Float32:

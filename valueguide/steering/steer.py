@@ -10,7 +10,7 @@ import numpy as np
 
 from valueguide.errors import ConfigError, mismatch
 from valueguide.interfaces import Critic, Policy
-from valueguide.steering.decide import AGGREGATES, decide
+from valueguide.steering.decide import AGGREGATES, check_beta, decide
 from valueguide.steering.select import Selector
 from valueguide.types import ActionChunk, Candidates, Decision, Observation
 
@@ -36,6 +36,11 @@ class SteeringConfig:
             raise ConfigError(mismatch("steering", "k", "1 or more candidates", self.k))
         if self.execute < 1:
             raise ConfigError(mismatch("steering", "execute", "1 or more steps", self.execute))
+        check_beta(self.beta)
+        if not self.deadline_s > 0:
+            raise ConfigError(mismatch("steering", "deadline_s", "more than 0 seconds", self.deadline_s))
+        if self.spread_limit is not None and not self.spread_limit >= 0:
+            raise ConfigError(mismatch("steering", "spread_limit", "0 or more, or none", self.spread_limit))
         if self.aggregate not in AGGREGATES:
             raise ConfigError(mismatch("steering", "aggregate", AGGREGATES, repr(self.aggregate)))
 
@@ -128,10 +133,18 @@ class Steerer:
             return Decision(index, self.selector.name, preferred=index, latency_s=self.clock() - start)
         if self.critic is None:
             return decide(None, elapsed_s=self.clock() - start)
+        sampled_s = self.clock() - start
+        if sampled_s > self.config.deadline_s:
+            # Scoring could not change what runs, only make it later still.
+            return Decision(0, "deadline", latency_s=sampled_s)
         assert self._observation is not None
         features = self.critic.encode(self._observation)
         actions = np.ascontiguousarray(candidates.actions)
         scores = self.critic.score(features, actions)
+        if scores.q.shape[1:] != (candidates.k,):
+            raise ConfigError(
+                mismatch("critic", "scores", f"(members, {candidates.k} candidates)", scores.q.shape)
+            )
         return decide(
             scores,
             beta=self.config.beta,

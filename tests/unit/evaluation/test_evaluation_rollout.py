@@ -85,8 +85,8 @@ def test_a_policy_without_history_sees_and_renders_replans_only() -> None:
     policy = steerer.policy
     assert isinstance(policy, FakePolicy)
     assert len(policy.observed) == 2 and all("front" in o.images for o in policy.observed)
-    # One picture at reset, one for each of two replans.
-    assert env.rendered == 3 and len(episode.steps) == 5
+    # One picture for each of two replans; none is thrown away.
+    assert env.rendered == 2 and len(episode.steps) == 5
     # The picture at a replan is the current one, not the last that happened to be drawn.
     position = float(episode.steps[4].observation.state[0])
     assert episode.steps[4].observation.images["front"][0, 0, 0] == int(128 + 60 * position)

@@ -138,6 +138,13 @@ def test_the_deadline_counts_from_the_start_of_sampling() -> None:
     assert late.latency_s == 0.5
 
 
+def test_scoring_is_skipped_when_sampling_alone_was_late() -> None:
+    steerer = _timed(0.5, 0.25, deadline_s=0.375)
+    decision = steerer.plan(0)[2]
+    assert (decision.index, decision.reason, decision.preferred) == (0, "deadline", -1)
+    assert decision.latency_s == 0.5 and steerer.critic.encoded == 0  # type: ignore[union-attr]
+
+
 def test_timing_names_the_shares() -> None:
     steerer = _timed(0.5, 0.125, deadline_s=10.0)
     steerer.plan(0)
@@ -176,12 +183,29 @@ def test_one_nan_of_one_member_leaves_the_policy_alone() -> None:
     assert (decision.index, decision.reason) == (0, "non_finite")
 
 
+def test_scores_for_another_number_of_candidates_are_refused() -> None:
+    """Each column belongs to a candidate: with another number of them, the index means nothing."""
+    steerer = Steerer(FakeTablePolicy(_chunks(2)), FakeTableCritic([[0.0]]), _config(2))
+    steerer.observe(_observation())
+    with pytest.raises(ConfigError, match=r"scores: expected \(members, 2 candidates\), found \(1, 1\)"):
+        steerer.plan(0)
+
+
 # --- settings that cannot work ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"k": 0}, "k: expected 1"), ({"execute": 0}, "execute"), ({"aggregate": "max"}, "aggregate.*'max'")],
+    [
+        ({"k": 0}, "k: expected 1"),
+        ({"execute": 0}, "execute"),
+        ({"aggregate": "max"}, "aggregate.*'max'"),
+        ({"beta": -0.1}, "beta.*-0.1"),
+        ({"beta": float("nan")}, "beta.*nan"),
+        ({"deadline_s": 0.0}, "deadline_s.*found 0.0"),
+        ({"deadline_s": float("nan")}, "deadline_s.*nan"),
+        ({"spread_limit": -1.0}, "spread_limit.*found -1.0"),
+    ],
 )
 def test_config_out_of_range_is_refused(changes: dict, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
