@@ -126,8 +126,7 @@ def encode_episode(episode: Episode, spec: DatasetSpec) -> EncodedEpisode:
         stats[IMAGE_PREFIX + camera] = image_stats(images)
     for name, values in _arrays(steps, spec).items():
         columns[name] = array_column(values, features[name])
-        if not name.startswith("vg."):
-            stats[name] = array_stats(values)
+        stats[name] = array_stats(values)
     for name, text in _texts(steps).items():
         columns[name] = pa.array(text, pa.string())
     return EncodedEpisode(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from valueguide.data.schema import ENVIRONMENT_STATE, IMAGE_PREFIX, STATE
 from valueguide.errors import DataError
 from valueguide.types import Float32, UInt8
 
+log = logging.getLogger("valueguide.data")
 LOW_DIMENSIONAL = (
     "episode_index",
     "task",
@@ -30,7 +32,13 @@ LOW_DIMENSIONAL = (
 
 @dataclass(frozen=True)
 class FinalObservations:
-    """One entry an episode, in dataset order. state: float32 (episodes, S)."""
+    """One entry an episode, in dataset order. state: float32 (episodes, S).
+
+    known: bool (episodes,); False where LeRobot appended the episode or the file was lost. The last
+        frame then stands in for the final observation, and the metadata is empty.
+    """
+
+    known: NDArray[np.bool_]
 
     state: Float32
     environment_state: Float32 | None
@@ -39,23 +47,37 @@ class FinalObservations:
     stamps_ns: list[int]
     metadata: list[dict[str, Any]]
     digests: list[str]
-    places: list[tuple[Path, int]]
+    places: list[tuple[Path, int] | None]
 
     @classmethod
-    def read(cls, root: Path, episode_index: NDArray[np.int64]) -> FinalObservations:
-        """Raises DataError naming the file that is damaged or the episode that has no entry."""
+    def read(
+        cls, root: Path, episode_index: NDArray[np.int64], last_frames: list[dict[str, Any]]
+    ) -> FinalObservations:
+        """last_frames: each episode's last frame in the sidecar's columns, for episodes without an entry.
+
+        Raises DataError naming the file that is damaged.
+        """
         rows: dict[int, dict[str, Any]] = {}
         for path in layout.existing(root, layout.FINALS_TEMPLATE).values():
             with layout.open_parquet(path) as file:
                 names = [name for name in LOW_DIMENSIONAL if name in file.schema_arrow.names]
             for number, row in enumerate(layout.read_parquet(path, names).to_pylist()):
                 rows[row["episode_index"]] = {**row, "place": (path, number)}
-        missing = [int(i) for i in episode_index if int(i) not in rows]
-        if missing:
-            raise DataError(f"{root}: meta/valueguide/final_observations has no row for episodes {missing}")
-        ordered = [rows[int(i)] for i in episode_index]
+        known = np.array([int(i) in rows for i in episode_index])
+        if not known.all():
+            log.warning(
+                "%s: meta/valueguide/final_observations has no row for episodes %s; nothing is learned from "
+                "what followed their last frame",
+                root,
+                episode_index[~known].tolist(),
+            )
+        ordered = [
+            rows.get(int(i)) or {**last, "metadata": "{}", "digest": "", "place": None}
+            for i, last in zip(episode_index, last_frames, strict=True)
+        ]
         privileged = [row[ENVIRONMENT_STATE] for row in ordered] if ENVIRONMENT_STATE in ordered[0] else None
         return cls(
+            known=known,
             state=np.array([row[STATE] for row in ordered], np.float32),
             environment_state=None if privileged is None else np.array(privileged, np.float32),
             tasks=[row["task"] for row in ordered],
@@ -68,7 +90,10 @@ class FinalObservations:
 
     def image(self, episode: int, column: str) -> UInt8:
         """uint8 (H, W, 3) RGB of the observation after the episode's last action."""
-        path, row = self.places[episode]
+        place = self.places[episode]
+        if place is None:
+            raise DataError(f"episode {episode}: its final observation was not recorded")
+        path, row = place
         cell = layout.read_row_group(path, row, column)[0].as_py()
         camera = column.removeprefix(IMAGE_PREFIX)
         return decode_image(cell["bytes"], f"{path}: camera {camera!r}, row {row}")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import queue
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from valueguide.data.prefetch import Prefetcher
 from valueguide.data.reader import EpisodeDataset
 from valueguide.data.transitions import ChunkTransitions, episode_labels
 from valueguide.errors import ConfigError, DataError, mismatch
@@ -35,6 +33,10 @@ class ChunkLoader:
     frames: where pictures come from, a `FrameCache` in training; by default they are decoded.
     episodes: indices to draw from (a training split); all by default.
     stop_at_source_change: end transitions at an intervention boundary (see ChunkTransitions).
+    only_replans: start only where a plan starts, and stay within it; frames that belong to no plan
+        (demonstrations, a human's steps) start transitions as usual.
+    starts: int64, the frames where transitions may start; those that would need a final observation
+        which was never recorded (the last frame of a truncated episode of a plain LeRobotDataset) are out.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class ChunkLoader:
         cameras: Sequence[str] | None = None,
         episodes: Sequence[int] | None = None,
         stop_at_source_change: bool = True,
+        only_replans: bool = False,
     ) -> None:
         if batch_size < 1:
             raise ConfigError(mismatch("chunk loader", "batch size", "1 or more", batch_size))
@@ -81,21 +84,25 @@ class ChunkLoader:
             executed_length,
             gamma,
             dataset.source if stop_at_source_change else None,
+            chunk_id=_plan_column(dataset, "vg.chunk_id") if only_replans else None,
+            has_final=dataset.has_final,
         )
-        self._starts = _start_frames(dataset, episodes)
+        allowed = self.transitions.usable
+        if only_replans:
+            allowed = allowed & _plan_starts(dataset)
+        self.starts = _start_frames(dataset, episodes, allowed)
         self._state = dataset.rows_of("state")
         privileged = observation == "state" and dataset.environment_state is not None
         self._environment_state = dataset.rows_of("environment_state") if privileged else None
-        self._waited_s = 0.0
-        self._elapsed_s = 0.0
+        self._prefetcher = Prefetcher(lambda step: self.batch(step))
 
     def batch(self, step: int) -> ChunkBatch:
         """The batch of training step `step` >= 0: the same for the same seed, in any order of calls."""
         rng = np.random.default_rng([self.seed, step])
-        return self.at(self._starts[rng.integers(len(self._starts), size=self.batch_size)])
+        return self.at(self.starts[rng.integers(len(self.starts), size=self.batch_size)])
 
     def at(self, starts: NDArray[np.int64]) -> ChunkBatch:
-        """The transitions that start at the frames `starts`, int64 (B,)."""
+        """The transitions that start at the frames `starts`, int64 (B,), any of `self.starts`."""
         t = self.transitions
         following = t.successor[starts]
         actions, valid = t.actions(self.dataset.action, starts)
@@ -121,50 +128,14 @@ class ChunkLoader:
     @property
     def wait_share(self) -> float:
         """Share of the time since `iterate` began that the learner spent waiting for a batch."""
-        return self._waited_s / self._elapsed_s if self._elapsed_s > 0 else 0.0
+        return self._prefetcher.wait_share
 
     def iterate(self, start_step: int = 0, prefetch: int = 2) -> Iterator[ChunkBatch]:
         """Endless batches from `start_step` on, made in a background thread up to `prefetch` ahead.
 
         Close the generator (or let it go) to stop the thread. An error while making a batch is raised here.
         """
-        ready: queue.Queue[ChunkBatch | BaseException] = queue.Queue(maxsize=max(prefetch, 1))
-        stop = threading.Event()
-        thread = threading.Thread(target=self._produce, args=(start_step, ready, stop), daemon=True)
-        self._waited_s = self._elapsed_s = 0.0
-        thread.start()
-        began = time.monotonic()
-        try:
-            while True:
-                asked = time.monotonic()
-                item = ready.get()
-                now = time.monotonic()
-                self._waited_s += now - asked
-                self._elapsed_s = now - began
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
-        finally:
-            stop.set()
-            thread.join()
-
-    def _produce(
-        self, step: int, ready: queue.Queue[ChunkBatch | BaseException], stop: threading.Event
-    ) -> None:
-        while not stop.is_set():
-            try:
-                item: ChunkBatch | BaseException = self.batch(step)
-            except BaseException as error:  # noqa: BLE001 - handed to the learner, which raises it
-                item = error
-            while not stop.is_set():
-                try:
-                    ready.put(item, timeout=0.05)
-                    break
-                except queue.Full:
-                    continue
-            if isinstance(item, BaseException):
-                return
-            step += 1
+        return self._prefetcher.iterate(start_step, prefetch)
 
 
 def _cameras(dataset: EpisodeDataset, cameras: Sequence[str] | None) -> list[str]:
@@ -190,7 +161,29 @@ def _checked_features(dataset: EpisodeDataset, features: Float32 | None) -> Floa
     return features
 
 
-def _start_frames(dataset: EpisodeDataset, episodes: Sequence[int] | None) -> NDArray[np.int64]:
+def _plan_column(dataset: EpisodeDataset, name: str) -> NDArray[Any]:
+    if name not in dataset.features:
+        raise DataError(f"{dataset.root}: only_replans needs the plans that valueguide records, found none")
+    return np.asarray(dataset.column(name))
+
+
+def _plan_starts(dataset: EpisodeDataset) -> NDArray[np.bool_]:
+    """Where a plan starts, and every frame that belongs to none."""
+    chunk_id = _plan_column(dataset, "vg.chunk_id")
+    return (_plan_column(dataset, "vg.chunk_step") == 0) | (chunk_id < 0)
+
+
+def _start_frames(
+    dataset: EpisodeDataset, episodes: Sequence[int] | None, allowed: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    frames = _episode_frames(dataset, episodes)
+    starts = frames[allowed[frames]]
+    if not starts.size:
+        raise DataError(f"{dataset.root}: no transition starts in the {len(frames)} chosen frames")
+    return starts
+
+
+def _episode_frames(dataset: EpisodeDataset, episodes: Sequence[int] | None) -> NDArray[np.int64]:
     if episodes is None:
         return np.arange(dataset.frames)
     chosen = np.unique(np.asarray(episodes, np.int64))

@@ -70,9 +70,11 @@ class EpisodeDataset:
         self.truncated, self.success, self.source = outcomes.truncated, outcomes.success, outcomes.source
         if outcomes.rule:
             log.warning("%s: %s", root, outcomes.rule)
-        self._finals = FinalObservations.read(root, self.episode_index) if self.spec else None
+        self._finals = (
+            FinalObservations.read(root, self.episode_index, self._last_frames()) if self.spec else None
+        )
+        self.has_final = self._finals.known if self._finals else np.zeros(self.episodes, bool)
         self.final_state, self.final_environment_state = self._final_vectors()
-        self.has_final = np.full(self.episodes, self._finals is not None)
         self.metadata = self._finals.metadata if self._finals else [{} for _ in range(self.episodes)]
         self._videos = VideoFiles(root, info, _episode_rows(root, self.episode_index, self.features))
 
@@ -147,9 +149,10 @@ class EpisodeDataset:
         if not 0 <= row < self.rows:
             raise DataError(mismatch(str(self.root), "row", f"0 … {self.rows - 1}", row))
         if row >= self.frames:
-            if self._finals is not None:
-                return self._finals.image(row - self.frames, column)
-            row = int(self.episode_end[row - self.frames]) - 1
+            episode = row - self.frames
+            if self._finals is not None and self.has_final[episode]:
+                return self._finals.image(episode, column)
+            row = int(self.episode_end[episode]) - 1
         if self.features[column]["dtype"] == "video":
             episode = int(np.searchsorted(self.episode_start, row, side="right")) - 1
             return self._videos.picture(episode, row - int(self.episode_start[episode]), column)
@@ -214,6 +217,18 @@ class EpisodeDataset:
             return self._finals.state, self._finals.environment_state
         last = self.episode_end - 1
         return self.state[last], None if self.environment_state is None else self.environment_state[last]
+
+    def _last_frames(self) -> list[dict[str, Any]]:
+        """Each episode's last frame in the columns of the sidecar."""
+        frames = []
+        for start, end in zip(self.episode_start, self.episode_end, strict=True):
+            task = self.instructions[self.instruction[end - 1]]
+            frame: dict[str, Any] = {"task": task, "final_task": task, STATE: self.state[end - 1]}
+            frame["stamp_ns"] = round(float(end - start) / self.fps * 1e9)
+            if self.environment_state is not None:
+                frame[ENVIRONMENT_STATE] = self.environment_state[end - 1]
+            frames.append(frame)
+        return frames
 
     def _check_complete(self, info: dict[str, Any]) -> None:
         for kind, found in (("episodes", self.episodes), ("frames", self.frames)):

@@ -51,7 +51,7 @@ def _step(dataset: EpisodeDataset, start: int, step: int, recorded: dict[str, An
         source=SOURCES[int(dataset.source[frame])],
         intervention=bool(recorded["intervention"][step]) if "intervention" in recorded else False,
     )
-    if dataset.spec is not None:
+    if "vg.chunk_id" in recorded:
         _add_plan(made, recorded, step)
     return made
 

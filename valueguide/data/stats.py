@@ -21,15 +21,29 @@ Stats = dict[str, FeatureStats]
 
 
 def array_stats(values: NDArray[Any]) -> FeatureStats:
-    """values (N, D) or (N,) -> min, max, mean, std, quantiles of shape (D,), count (1,)."""
-    matrix = np.asarray(values, np.float64).reshape(len(values), -1)
+    """values (N, …, D) or (N,) -> min, max, mean, std, quantiles of shape (D,), count (1,).
+
+    As in LeRobot, all dimensions but the last are pooled, and count is the number of frames. NaN and
+    infinity are left out; where nothing else is there, the statistics are 0 and count is 0.
+    """
+    frames = np.asarray(values, np.float64).reshape(len(values), -1)
+    matrix = frames.reshape(-1, values.shape[-1] if values.ndim > 1 else 1)
+    finite = np.isfinite(matrix)
+    if finite.all():
+        return {**_summary(matrix), "count": np.array([len(frames)])}
+    columns = [matrix[finite[:, c], c] if finite[:, c].any() else np.zeros(1) for c in range(matrix.shape[1])]
+    parts = [_summary(column[:, None]) for column in columns]
+    pooled = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return {**pooled, "count": np.array([int(np.isfinite(frames).any(1).sum())])}
+
+
+def _summary(matrix: NDArray[np.float64]) -> FeatureStats:
     quantiles = np.quantile(matrix, list(QUANTILES.values()), axis=0)
     return {
         "min": matrix.min(0),
         "max": matrix.max(0),
         "mean": matrix.mean(0),
         "std": matrix.std(0),
-        "count": np.array([len(matrix)]),
         **dict(zip(QUANTILES, quantiles, strict=True)),
     }
 
@@ -68,6 +82,8 @@ def merge(total: Stats, episode: Stats) -> Stats:
 
 def _merge_feature(a: FeatureStats, b: FeatureStats) -> FeatureStats:
     count = a["count"] + b["count"]
+    if not (a["count"][0] and b["count"][0]):
+        return a if a["count"][0] else b
     weight_a, weight_b = a["count"][0] / count[0], b["count"][0] / count[0]
     mean = weight_a * a["mean"] + weight_b * b["mean"]
     variance = weight_a * (a["std"] ** 2 + (a["mean"] - mean) ** 2)
@@ -87,4 +103,10 @@ def to_json(stats: Stats) -> dict[str, dict[str, Any]]:
 
 
 def from_json(values: dict[str, dict[str, Any]]) -> Stats:
-    return {name: {key: np.array(value) for key, value in entry.items()} for name, entry in values.items()}
+    """Inverse of `to_json`. LeRobot's own statistics of columns with gaps are NaN: they count as none."""
+    stats: Stats = {}
+    for name, entry in values.items():
+        known = {key: np.array(value) for key, value in entry.items()}
+        gaps = not all(np.isfinite(value).all() for value in known.values())
+        stats[name] = {key: np.zeros_like(value) for key, value in known.items()} if gaps else known
+    return stats

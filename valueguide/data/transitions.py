@@ -79,8 +79,9 @@ def episode_labels(
 class ChunkTransitions:
     """For every frame t, the transition that starts there and lasts at most E steps.
 
-    length: int64 (N,), n in 1..E: it stops at the episode's end, at the first step with mask 0
-        (which it includes), and, when asked, before the source changes.
+    length: int64 (N,), n in 0..E: it stops at the episode's end, at the first step with mask 0
+        (which it includes), and, when asked, before the source or the plan changes. 0 means that no
+        transition starts here, because its successor was not recorded; see `usable`.
     reward: float32 (N,), sum over k < n of gamma^k r_{t+k}.
     discount: float32 (N,), gamma^n times the mask of the last step.
     successor: int64 (N,), the frame after the last step; N + i means the final observation of
@@ -105,11 +106,17 @@ class ChunkTransitions:
         executed_length: int,
         gamma: float = 0.98,
         source: Int64 | None = None,
+        *,
+        chunk_id: Int64 | None = None,
+        has_final: NDArray[np.bool_] | None = None,
     ) -> ChunkTransitions:
         """episode_start, episode_end: int64 (episodes,), half-open, covering all N frames in order.
 
         source: int64 (N,); when given, no transition contains steps of two sources (a takeover or
         hand-back ends the chunk, and the next source's first frame is the successor).
+        chunk_id: int64 (N,); when given, no transition contains steps of two plans.
+        has_final: bool (episodes,), False where the final observation was not recorded; an episode
+        that must bootstrap from it then ends one step earlier, at its last frame.
         """
         count = len(labels.reward)
         if executed_length < 1:
@@ -122,9 +129,13 @@ class ChunkTransitions:
         episode = np.repeat(np.arange(len(lengths)), lengths)
         stop = np.minimum(end, frames + executed_length)
         stop = np.minimum(stop, _next(labels.mask == 0, count) + 1)
-        if source is not None:
-            changes = np.append(source[1:] != source[:-1], False)
-            stop = np.minimum(stop, _next(changes, count) + 1)
+        if has_final is not None:
+            lacking = ~has_final & (labels.mask[episode_end - 1] != 0)
+            stop = np.minimum(stop, end - np.repeat(lacking, lengths))
+        for owner in (source, chunk_id):
+            if owner is not None:
+                changes = np.append(owner[1:] != owner[:-1], False)
+                stop = np.minimum(stop, _next(changes, count) + 1)
         reward, weight = np.zeros(count), 1.0
         for k in range(executed_length):
             step = np.minimum(frames + k, count - 1)
@@ -134,11 +145,16 @@ class ChunkTransitions:
         return cls(
             length=length,
             reward=reward.astype(np.float32),
-            discount=(gamma**length * labels.mask[stop - 1]).astype(np.float32),
+            discount=np.where(length > 0, gamma**length * labels.mask[stop - 1], 0.0).astype(np.float32),
             successor=np.where(stop < end, stop, count + episode),
             mc_return=labels.mc_return,
             executed_length=executed_length,
         )
+
+    @property
+    def usable(self) -> NDArray[np.bool_]:
+        """bool (N,): a transition starts here."""
+        return self.length > 0
 
     def actions(self, action: Float32, starts: Int64) -> tuple[Float32, NDArray[np.bool_]]:
         """From all actions (N, A): chunks float32 (B, E, A), zero where not valid, and valid (B, E)."""

@@ -110,6 +110,8 @@ class EpisodeWriter:
             tasks.setdefault(task, len(tasks))
         frames, index_stats = _frame_table(state, encoded, tasks, self.spec)
         stats = {**encoded.stats, **index_stats}
+        if state.stats:  # LeRobot wants the same columns in every episode row.
+            stats = {name: stats[name] for name in stats if name in state.stats}
         number = state.next_file
         layout.write_table(numbered(self.root, DATA_TEMPLATE, number), frames)
         final = {"episode_index": pa.array([state.episodes], pa.int64()), **encoded.final}
@@ -268,12 +270,12 @@ def _known_stats(root: Path, frames: int) -> Stats:
     total: Stats = {}
     for path in layout.existing(root, EPISODES_TEMPLATE).values():
         for row in layout.read_parquet(path).to_pylist():
-            episode: Stats = {}
+            episode: dict[str, dict[str, Any]] = {}
             for key, value in row.items():
                 if key.startswith("stats/"):
                     name, statistic = key.removeprefix("stats/").rsplit("/", 1)
-                    episode.setdefault(name, {})[statistic] = np.array(value)
-            total = merge(total, episode)
+                    episode.setdefault(name, {})[statistic] = value
+            total = merge(total, from_json(episode))
     if total:
         layout.write_json(root / layout.STATS, to_json(total))
     return total

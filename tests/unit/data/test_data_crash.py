@@ -146,6 +146,30 @@ def test_half_written_episode_is_dropped_with_one_line_at_reopen(tmp_path, monke
     assert json.loads((tmp_path / layout.STATS).read_text())["action"]["count"] == [10]
 
 
+def test_a_kill_during_the_repair_leaves_no_statistics_of_the_dropped_episode(tmp_path, monkeypatch):
+    writer = EpisodeWriter(tmp_path, SPEC)
+    writer.save(make_episode(0))
+    stats = json.loads((tmp_path / layout.STATS).read_text())
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        stop_before(patch, layout.INFO, Killed())
+        writer.save(make_episode(1))
+    writer.close()
+
+    def killed(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(
+            writer_module, "_known_stats", killed
+        )  # Files are deleted, stats.json is not yet right.
+        EpisodeWriter(tmp_path, SPEC)
+    with EpisodeWriter(tmp_path, SPEC):
+        assert_same_stats(json.loads((tmp_path / layout.STATS).read_text()), stats)
+    (tmp_path / layout.STATS).unlink()
+    with EpisodeWriter(tmp_path, SPEC):
+        assert_same_stats(json.loads((tmp_path / layout.STATS).read_text()), stats)
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_full_disk_is_one_clear_error_and_recording_goes_on(tmp_path, monkeypatch, stage):
     with EpisodeWriter(tmp_path, SPEC) as writer:

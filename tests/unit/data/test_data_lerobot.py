@@ -8,8 +8,8 @@ import time
 
 import numpy as np
 import pytest
-from data_episodes import SPEC, make_episode
-from test_data_crash import RECORDER, start
+from data_episodes import SPEC, assert_same_episode, make_episode
+from test_data_crash import RECORDER, Killed, start, stop_before
 
 from valueguide.data import layout
 from valueguide.data.compact import compact
@@ -113,6 +113,101 @@ def test_lerobot_opens_what_kill_9_left(tmp_path):
         assert_lerobot_reads(root, [make_episode(i) for i in range(saved)][:saved])
 
 
+def test_lerobot_opens_a_folder_whose_last_save_was_cut_off_before_the_commit(tmp_path, monkeypatch):
+    root = tmp_path / "set"
+    writer = EpisodeWriter(root, SPEC)
+    writer.save(make_episode(0))
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        stop_before(patch, layout.INFO, Killed())
+        writer.save(make_episode(1))
+    assert len(layout.existing(root, layout.DATA_TEMPLATE)) == 2  # The uncommitted files are in place.
+    assert_lerobot_reads(root, [make_episode(0)])
+
+
+def test_files_carry_the_types_for_those_who_open_them_without_lerobot(tmp_path):
+    from datasets import Features, load_dataset
+    from lerobot.datasets.feature_utils import get_hf_features_from_features
+
+    root = tmp_path / "set"
+    with EpisodeWriter(root, SPEC) as writer:
+        for i in range(2):
+            writer.save(make_episode(i))
+    expected = get_hf_features_from_features(SPEC.features())
+    for _ in range(2):
+        first = layout.numbered(root, layout.DATA_TEMPLATE, 0)
+        found = Features.from_arrow_schema(layout.read_parquet(first).schema)
+        assert found.keys() == expected.keys()
+        for name, kind in expected.items():  # Arrays of 2 or more dimensions are nested lists to them.
+            assert found[name] == kind or type(kind).__name__ in ("Array2D", "Array3D")
+        frames = load_dataset("parquet", data_files=[str(first)], split="train", streaming=True)
+        picture = next(iter(frames))["observation.images.front"]
+        np.testing.assert_array_equal(
+            np.asarray(picture), make_episode(0).steps[0].observation.images["front"]
+        )
+        compact(root)
+
+
+def append_with_lerobot(root, seeds):
+    """Record episodes with LeRobot's own writer into our folder, each into a new data file."""
+    with EpisodeWriter(root.with_name("copy"), SPEC) as writer:
+        for seed in seeds:
+            writer.save(make_episode(seed))
+    copy = EpisodeDataset.open(root.with_name("copy"))
+    made = lerobot_datasets.LeRobotDataset.resume("local/test", root=root)
+    made.meta.info.data_files_size_in_mb = 0.001
+    columns = [
+        n for n, f in SPEC.features().items() if f["dtype"] != "image" and n.startswith(("vg.", "next."))
+    ]
+    for i, seed in enumerate(seeds):
+        rows = copy.recorded(i)
+        for t, step in enumerate(make_episode(seed).steps):
+            frame = {"task": step.observation.task, "action": step.action}
+            frame |= {f"observation.images.{c}": image for c, image in step.observation.images.items()}
+            frame["observation.state"] = step.observation.state
+            frame["observation.environment_state"] = step.observation.environment_state
+            frame["intervention"] = np.array([step.intervention])
+            outcome = {n: getattr(step, n.removeprefix("next."), False) for n in columns if "next." in n}
+            outcome["next.done"] = step.terminated or step.truncated
+            for name in columns:
+                value = outcome[name] if name in outcome else rows[name][t]
+                dtype = SPEC.features()[name]["dtype"]
+                shaped = value if dtype == "string" else np.array(value, dtype)
+                frame[name] = shaped.reshape(1) if dtype != "string" and shaped.ndim == 0 else shaped
+            made.add_frame(frame)
+        made.save_episode()
+    made.finalize()
+
+
+def test_a_folder_that_lerobot_appended_to_is_neither_repaired_away_nor_unreadable(tmp_path, caplog):
+    root = tmp_path / "set"
+    with EpisodeWriter(root, SPEC) as writer:
+        writer.save(make_episode(0))
+        writer.save(make_episode(1))
+    append_with_lerobot(root, [2, 3])
+    assert len(layout.existing(root, layout.DATA_TEMPLATE)) > len(
+        layout.existing(root, layout.EPISODES_TEMPLATE)
+    )
+    with EpisodeWriter(root, SPEC) as writer:
+        assert writer.save(make_episode(4)) == 4
+    assert not [r for r in caplog.records if "dropped" in r.getMessage()]
+    assert_lerobot_reads(root, [make_episode(i) for i in range(5)])
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "valueguide.data"):
+        dataset = EpisodeDataset.open(root)
+    assert [r.getMessage().count("no row for episodes [2, 3]") for r in caplog.records] == [1]
+    np.testing.assert_array_equal(dataset.has_final, [True, True, False, False, True])
+    np.testing.assert_array_equal(dataset.final_state[2], make_episode(2).steps[-1].observation.state)
+    np.testing.assert_array_equal(dataset.image(dataset.frames + 3, "front"), dataset.image(19, "front"))
+    assert_same_episode(dataset.to_episode(4), make_episode(4))
+    assert dataset.to_episode(2).metadata == {}
+    assert dataset.dataset_id
+    identity = dataset.dataset_id
+    assert "NaN" not in (root / layout.STATS).read_text()  # LeRobot had left it there.
+    compact(root)
+    assert EpisodeDataset.open(root).dataset_id == identity
+    assert_lerobot_reads(root, [make_episode(i) for i in range(5)])
+
+
 PLAIN = {
     "observation.images.front": {
         "dtype": "image",
@@ -187,7 +282,15 @@ def test_success_column_and_success_argument_decide(tmp_path):
     )
     told = EpisodeDataset.open(tmp_path / "plain", success=[True, False])
     np.testing.assert_array_equal(told.episode_success, [True, False])
-    assert EpisodeDataset.open(tmp_path / "plain", success=False).truncated.sum() == 2
+    failed = EpisodeDataset.open(tmp_path / "plain", success=False)
+    assert failed.truncated.sum() == 2
+    loader = ChunkLoader(failed, 2, gamma=0.5, stop_at_source_change=False)
+    np.testing.assert_array_equal(loader.starts, [0, 1, 2, 4, 5])  # What followed frames 3 and 6 is unknown.
+    last = loader.at(np.array([1, 2]))
+    np.testing.assert_array_equal(last.next_state, [[0, 3], [0, 3]])
+    np.testing.assert_allclose(last.discount, [0.25, 0.5])
+    with pytest.raises(DataError, match="only_replans needs the plans that valueguide records"):
+        ChunkLoader(failed, 2, only_replans=True)
     with pytest.raises(DataError, match="one for each of 2 episodes"):
         EpisodeDataset.open(tmp_path / "plain", success=[True])
 
@@ -230,7 +333,6 @@ def truncate(path):
             lambda r: layout.numbered(r, layout.DATA_TEMPLATE, 1).unlink(),
             "episodes in the data files: expected 2",
         ),
-        (lambda r: layout.numbered(r, layout.FINALS_TEMPLATE, 1).unlink(), r"no row for episodes \[1\]"),
         (lambda r: (r / layout.INFO).unlink(), "info.json: file is missing"),
         (lambda r: (r / layout.INFO).write_text("{"), "info.json: not readable as JSON"),
         (lambda r: (r / layout.INFO).write_text("{}"), "info.json: field 'codebase_version' is missing"),

@@ -1,12 +1,14 @@
 """The loader: true successors, determinism, prefetch equality, frame cache."""
 
 import dataclasses
+import shutil
 import time
 
 import numpy as np
 import pytest
 from data_episodes import SPEC, make_episode
 
+from valueguide.data.compact import compact
 from valueguide.data.frames import FrameCache
 from valueguide.data.loader import ChunkLoader
 from valueguide.data.reader import EpisodeDataset
@@ -127,6 +129,40 @@ def test_frame_cache_serves_the_same_pictures_and_is_reused(dataset, tmp_path, m
     assert_same_batch(decoded.batch(1), mapped.batch(1))
     monkeypatch.setattr(EpisodeDataset, "image", lambda *a: pytest.fail("decoded again"))
     FrameCache.build(dataset, tmp_path, progress=False)
+
+
+def test_compaction_keeps_the_frame_cache(root, tmp_path, monkeypatch):
+    shutil.copytree(root, tmp_path / "set")
+    FrameCache.build(EpisodeDataset.open(tmp_path / "set"), progress=False)
+    compact(tmp_path / "set")
+    dataset = EpisodeDataset.open(tmp_path / "set")
+    monkeypatch.setattr(EpisodeDataset, "image", lambda *a: pytest.fail("decoded again"))
+    assert FrameCache.build(dataset, progress=False).folder.is_relative_to(tmp_path / "set")
+
+
+def test_a_full_disk_is_an_error_before_the_map_is_written(dataset, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("valueguide.data.frames.os.posix_fallocate", full)
+    with pytest.raises(DataError, match="frame cache not built.*No space left"):
+        FrameCache.build(dataset, tmp_path, progress=False)
+    assert not list(tmp_path.rglob("frames.npy"))
+
+
+def test_only_replans_starts_at_plans_and_stays_within_them(tmp_path):
+    """Plans of two steps, as `make_episode` makes them; frame 2 is human; frame 5 belongs to no plan."""
+    episode = make_episode(0, 6, "limit")
+    episode.steps[5].chunk_id, episode.steps[5].chunk_step = -1, 0
+    episode.steps[4].chunk_id = 7
+    with EpisodeWriter(tmp_path, SPEC) as writer:
+        writer.save(episode)
+    loader = ChunkLoader(EpisodeDataset.open(tmp_path), 4, gamma=0.5, only_replans=True)
+    np.testing.assert_array_equal(loader.starts, [0, 2, 4, 5])
+    batch = loader.at(loader.starts)
+    np.testing.assert_array_equal(batch.valid.sum(1), [2, 1, 1, 1])
+    np.testing.assert_array_equal(loader.transitions.successor[loader.starts], [2, 3, 5, 6])
+    assert set(loader.batch(0).index) <= {0, 2, 4, 5}
 
 
 def test_interrupted_cache_build_is_not_taken_for_finished(dataset, tmp_path, monkeypatch):

@@ -8,8 +8,11 @@ import sys
 import numpy as np
 import pytest
 from data_episodes import SPEC, assert_same_episode, make_episode
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from valueguide.data import layout
+from valueguide.data.columns import array_column, to_numpy
 from valueguide.data.compact import compact
 from valueguide.data.reader import EpisodeDataset
 from valueguide.data.schema import DatasetSpec
@@ -128,6 +131,35 @@ def test_statistics_equal_those_of_all_frames(tmp_path):
     assert np.shape(image["q50"]) == (3, 1, 1)
 
 
+def test_statistics_of_columns_with_gaps_leave_the_gaps_out(tmp_path):
+    episode = make_episode(0)
+    bare = make_episode(1, 3)
+    for step in bare.steps:
+        step.candidates = step.decision = step.planned_chunk = None
+    with EpisodeWriter(tmp_path, SPEC) as writer:
+        writer.save(bare)
+        assert json.loads((tmp_path / layout.STATS).read_text())["vg.scores"]["count"] == [0]
+        writer.save(episode)
+        writer.save(bare)
+    stats = json.loads((tmp_path / layout.STATS).read_text())["vg.scores"]
+    q = np.concatenate([s.decision.scores.q for s in episode.steps if s.decision])
+    np.testing.assert_allclose(stats["mean"], q.mean(0), atol=1e-6)
+    np.testing.assert_allclose(stats["max"], q.max(0), atol=1e-6)
+    assert stats["count"] == [3]
+
+
+def test_all_episode_rows_have_the_columns_of_the_first(tmp_path):
+    """LeRobot cannot open a dataset otherwise; recordings of earlier versions lack the vg statistics."""
+    record(tmp_path, [0])
+    first = layout.numbered(tmp_path, layout.EPISODES_TEMPLATE, 0)
+    old = [n for n in layout.read_parquet(first).column_names if not n.startswith("stats/vg.")]
+    layout.write_table(first, layout.read_parquet(first, old))
+    stats = json.loads((tmp_path / layout.STATS).read_text())
+    layout.write_json(tmp_path / layout.STATS, {n: s for n, s in stats.items() if not n.startswith("vg.")})
+    record(tmp_path, [1])
+    assert layout.read_parquet(layout.numbered(tmp_path, layout.EPISODES_TEMPLATE, 1)).column_names == old
+
+
 def test_fewer_candidates_shorter_chunks_and_nan_scores_survive(tmp_path):
     episode = make_episode(0)
     rng = np.random.default_rng(0)
@@ -142,6 +174,42 @@ def test_fewer_candidates_shorter_chunks_and_nan_scores_survive(tmp_path):
     back = EpisodeDataset.open(tmp_path).to_episode(0)
     assert_same_episode(back, episode)
     assert back.steps[0].decision.scores.q.shape == (1, 1)
+
+
+def test_a_step_without_instruction_takes_the_episodes(tmp_path):
+    episode = make_episode(0)
+    episode.steps[1].observation = dataclasses.replace(episode.steps[1].observation, task="")
+    with EpisodeWriter(tmp_path, SPEC) as writer:
+        writer.save(episode)
+    assert EpisodeDataset.open(tmp_path).instructions == [episode.task]
+
+
+def test_rebuilding_an_episode_reads_only_its_row_groups(tmp_path, monkeypatch):
+    record(tmp_path / "set", range(4))
+    compact(tmp_path / "set")
+    dataset = EpisodeDataset.open(tmp_path / "set")
+    monkeypatch.setattr(layout, "read_parquet", lambda *a: pytest.fail("read a whole file"))
+    read = []
+    groups = layout.read_row_groups
+    monkeypatch.setattr(layout, "read_row_groups", lambda p, g, c: (read.extend(g), groups(p, g, c))[1])
+    assert_same_episode(dataset.to_episode(2), make_episode(2, 6, "limit"))
+    assert set(read) <= {2}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 4),
+    st.lists(st.integers(1, 3), min_size=1, max_size=4),
+    st.sampled_from(["float32", "int64", "bool"]),
+    st.integers(0, 2**31),
+)
+def test_columns_of_any_shape_come_back(count, shape, dtype, seed):
+    values = np.random.default_rng(seed).integers(-5, 5, (count, *shape)).astype(dtype)
+    feature = {"dtype": dtype, "shape": tuple(shape)}
+    column = array_column(values, feature)
+    back = to_numpy(column, () if tuple(shape) == (1,) else tuple(shape), "test")
+    np.testing.assert_array_equal(back.reshape(values.shape), values)
+    assert len(column) == count and back.dtype == values.dtype
 
 
 def test_jpeg_is_close_and_none_stores_no_pictures(tmp_path):
@@ -240,6 +308,14 @@ def _wrong_scores(e):
     e.steps[0].decision = Decision(0, "argmax", scores=Scores(np.zeros((2, 2), np.float32)))
 
 
+def _huge_seed(e):
+    e.steps[0].decision = Decision(0, "softmax", seed=2**63)
+
+
+def _goes_on_after_the_end(e):
+    e.steps[2].truncated = True
+
+
 def _bad_metadata(e):
     e.metadata["env"] = object()
 
@@ -260,6 +336,8 @@ def _bad_metadata(e):
         (_nan_chunk, "planned_chunk: expected finite numbers"),
         (_many_candidates, "candidates: expected at most shape"),
         (_wrong_scores, "scores: expected at most shape"),
+        (_huge_seed, "decision seed: expected a 64-bit integer"),
+        (_goes_on_after_the_end, "step 2: terminated or truncated, but 2 more steps follow"),
         (_bad_metadata, "metadata: not JSON-serialisable"),
     ],
 )

@@ -64,25 +64,40 @@ episodes_strategy = st.lists(
 
 
 @settings(max_examples=150, deadline=None)
-@given(episodes_strategy, st.integers(1, 6), st.floats(0.1, 0.99), st.booleans(), st.integers(0, 2**31))
-def test_transitions_equal_brute_force(episodes, executed, gamma, split, seed):
+@given(
+    episodes_strategy, st.integers(1, 6), st.floats(0.1, 0.99), *[st.booleans()] * 3, st.integers(0, 2**31)
+)
+def test_transitions_equal_brute_force(episodes, executed, gamma, split, plans, plain, seed):
     lengths = np.array([length for length, _ in episodes])
     end = np.cumsum(lengths)
     start = end - lengths
     won = np.array([kind == "success" for _, kind in episodes])
     ended = np.array([kind != "cut" for _, kind in episodes])
     labels = episode_labels(start, end, won, ended, gamma)
-    source = np.random.default_rng(seed).integers(0, 2, end[-1]) if split else None
-    t = ChunkTransitions.build(labels, start, end, executed, gamma, source)
+    rng = np.random.default_rng(seed)
+    source = rng.integers(0, 2, end[-1]) if split else None
+    chunk_id = np.cumsum(rng.integers(0, 2, end[-1])) if plans else None
+    has_final = rng.integers(0, 2, len(end)).astype(bool) if plain else None
+    t = ChunkTransitions.build(
+        labels, start, end, executed, gamma, source, chunk_id=chunk_id, has_final=has_final
+    )
     for e in range(len(episodes)):
         for first in range(start[e], end[e]):
             reward, discount, now = 0.0, 1.0, first
+            lacks = plain and not has_final[e] and episodes[e][1] == "cut"
+            last = end[e] - 1 if lacks else end[e]
+            assert t.usable[first] == (first < last)
+            if first == last:
+                assert t.length[first] == t.discount[first] == 0
+                continue
             while True:
                 reward += discount * labels.reward[now]
                 discount *= gamma * labels.mask[now]
                 now += 1
-                done = now == end[e] or labels.mask[now - 1] == 0 or now - first == executed
+                done = now == last or labels.mask[now - 1] == 0 or now - first == executed
                 if done or (split and source[now] != source[first]):
+                    break
+                if plans and chunk_id[now] != chunk_id[first]:
                     break
             assert t.length[first] == now - first
             assert t.reward[first] == pytest.approx(reward, rel=1e-4, abs=1e-4)
