@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from valueguide.data import layout
@@ -58,16 +59,23 @@ def compact(root: str | Path, target_mb: float = 100.0) -> int:
 
 def _build(root: Path, merged: Path, target_bytes: int, features: dict[str, Feature]) -> int:
     numbers = list(layout.existing(root, DATA_TEMPLATE))
+    # LeRobot may describe the episodes of several data files in one file, so rows are matched, not files.
+    tables = [layout.read_parquet(numbered(root, EPISODES_TEMPLATE, n))
+              for n in layout.existing(root, EPISODES_TEMPLATE)]  # fmt: skip
+    episodes = pa.concat_tables(tables, promote_options="default").sort_by("episode_index")
+    chunk, file = (episodes.column(f"data/{name}_index") for name in ("chunk", "file"))
+    data_file = pc.add(pc.multiply(chunk, FILES_PER_CHUNK), file)
     count = 0
     for group in _groups(root, numbers, target_bytes):
         sources = [numbered(root, DATA_TEMPLATE, n) for n in group]
         _merge_data(sources, numbered(merged, DATA_TEMPLATE, count), features)
-        finals = [layout.read_parquet(numbered(root, FINALS_TEMPLATE, n)) for n in group]
-        # One row group a row, so that reading one final picture does not read them all.
-        layout.write_table(numbered(merged, FINALS_TEMPLATE, count), pa.concat_tables(finals), 1)
-        episodes = [layout.read_parquet(numbered(root, EPISODES_TEMPLATE, n)) for n in group]
-        moved = _renumbered(pa.concat_tables(episodes, promote_options="default"), count)
-        layout.write_table(numbered(merged, EPISODES_TEMPLATE, count), moved)
+        paths = [numbered(root, FINALS_TEMPLATE, n) for n in group]
+        finals = [layout.read_parquet(path) for path in paths if path.exists()]
+        if finals:  # episodes that LeRobot appended have none
+            # One row group a row, so that reading one final picture does not read them all.
+            layout.write_table(numbered(merged, FINALS_TEMPLATE, count), pa.concat_tables(finals), 1)
+        rows = episodes.filter(pc.is_in(data_file, pa.array(group, pa.int64())))
+        layout.write_table(numbered(merged, EPISODES_TEMPLATE, count), _renumbered(rows, count))
         count += 1
     _carry_over(root, merged)
     return count
@@ -92,15 +100,32 @@ def _merge_data(sources: list[Path], target: Path, features: dict[str, Feature])
 
     def write(file: BinaryIO) -> None:
         with layout.open_parquet(sources[0]) as first:
-            schema = first.schema_arrow.with_metadata(hf_metadata(features))
+            # Files that LeRobot appended carry its own array types around the same numbers.
+            fields = [pa.field(f.name, _storage(f.type), f.nullable) for f in first.schema_arrow]
+            schema = pa.schema(fields, hf_metadata(features))
         with pq.ParquetWriter(file, schema, compression="snappy") as writer:
             for source in sources:
                 with layout.open_parquet(source) as episodes:
                     for group in range(episodes.num_row_groups):
-                        table = episodes.read_row_group(group)
+                        table = _plain(episodes.read_row_group(group), schema)
                         writer.write_table(table, row_group_size=max(table.num_rows, 1))
 
     layout.write_atomic(target, write)
+
+
+def _storage(kind: pa.DataType) -> pa.DataType:
+    return kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+
+
+def _plain(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The same columns with extension types replaced by what they store, in the order of `schema`."""
+    columns = []
+    for name in schema.names:
+        column = table.column(name)
+        if isinstance(column.type, pa.BaseExtensionType):
+            column = pa.chunked_array([chunk.storage for chunk in column.chunks], column.type.storage_type)
+        columns.append(column.cast(schema.field(name).type))
+    return pa.table(columns, schema=schema)
 
 
 def _renumbered(episodes: pa.Table, number: int) -> pa.Table:
