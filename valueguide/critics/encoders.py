@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from valueguide.critics.config import CriticSpec, NetworkConfig
-from valueguide.critics.resnet import RESNET34_STAGES, FiLMResNet, add_coordinates
+from valueguide.critics.resnet import RESNET34_STAGES, FiLMResNet, add_coordinates, coordinates
 
 _TRUNK = 256
 
@@ -73,8 +73,7 @@ class SmallFiLMNet(nn.Module):
             x = F.silu(x)
         batch, channels, height, width = x.shape
         weight = x.flatten(2).softmax(-1).view(batch, channels, height, width)
-        rows = torch.linspace(-1, 1, height).view(1, 1, height, 1)
-        columns = torch.linspace(-1, 1, width).view(1, 1, 1, width)
+        rows, columns = coordinates(height, width, x.device)
         centre = [(weight * rows).sum((2, 3)), (weight * columns).sum((2, 3))]
         return torch.cat([*centre, x.mean((2, 3))], dim=1)
 

@@ -1,4 +1,4 @@
-"""One normaliser for training and serving, kept in the checkpoint; it counts what it clips."""
+"""One normaliser for training and serving, kept in the checkpoint; it counts what falls outside its range."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from valueguide.errors import CheckpointError, DataError
@@ -14,6 +15,8 @@ from valueguide.types import Float32
 
 #: Actions stay this far inside [-1, 1], where a tanh-Gaussian still has a finite density.
 EDGE = 1e-5
+#: Numbers at the very ends of the range (a closed gripper, a saturated stick) are not outside of it.
+_TOLERANCE = 1e-3
 _FLAT = 1e-6
 
 
@@ -21,7 +24,7 @@ _FLAT = 1e-6
 class Normalizer:
     """x -> (x - offset) / scale, per dimension, optionally clipped to +-(1 - EDGE).
 
-    offset, scale: float32 (D,). seen, clipped: how many numbers passed, and how many hit the limit.
+    offset, scale: float32 (D,). seen, clipped: how many numbers passed, and how many lay outside [-1, 1].
     """
 
     offset: Float32
@@ -34,7 +37,22 @@ class Normalizer:
     def min_max(cls, values: Float32, clip: bool = True) -> Normalizer:
         """Maps the smallest and largest value of each column of (N, D) to -1 and 1."""
         _require_finite(values)
-        low, high = values.min(0), values.max(0)
+        return cls._between(values.min(0), values.max(0), clip)
+
+    @classmethod
+    def quantiles(
+        cls, values: Float32, low: float = 0.001, high: float = 0.999, clip: bool = True
+    ) -> Normalizer:
+        """Maps two quantiles of each column of (N, D) to -1 and 1 (V-GPS: 0.001 and 0.999).
+
+        A few outliers then do not squeeze all other actions together.
+        """
+        _require_finite(values)
+        bottom, top = np.quantile(values.astype(np.float64), [low, high], axis=0)
+        return cls._between(bottom, top, clip)
+
+    @classmethod
+    def _between(cls, low: NDArray[Any], high: NDArray[Any], clip: bool) -> Normalizer:
         scale = np.where(high - low > _FLAT, (high - low) / 2, 1.0)
         return cls(((low + high) / 2).astype(np.float32), scale.astype(np.float32), clip)
 
@@ -46,19 +64,20 @@ class Normalizer:
         scale = np.where(std > _FLAT, std, 1.0)
         return cls(values.mean(0, dtype=np.float64).astype(np.float32), scale.astype(np.float32))
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """(..., D) physical -> (..., D) normalised, float32."""
-        out = (x.float() - torch.from_numpy(self.offset)) / torch.from_numpy(self.scale)
+    def __call__(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        """(..., D) physical -> (..., D) normalised, float32. valid: bool (...,), which rows are counted."""
+        offset, scale = (torch.from_numpy(a).to(x.device) for a in (self.offset, self.scale))
+        out = (x.float() - offset) / scale
         if not self.clip:
             return out
-        limit = 1.0 - EDGE
-        self.seen += out.numel()
-        self.clipped += int((out.abs() > limit).sum())
-        return out.clamp(-limit, limit)
+        counted = out if valid is None else out[valid]
+        self.seen += counted.numel()
+        self.clipped += int((counted.abs() > 1.0 + _TOLERANCE).sum())
+        return out.clamp(EDGE - 1.0, 1.0 - EDGE)
 
     @property
     def clip_rate(self) -> float:
-        """Share of all numbers so far that were clipped; a high one means another action scale."""
+        """Share of all numbers so far outside the range; well above 0 means another action scale."""
         return self.clipped / self.seen if self.seen else 0.0
 
     def to_json(self) -> dict[str, Any]:

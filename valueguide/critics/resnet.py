@@ -1,7 +1,7 @@
 """V-GPS's image encoder: ResNet-34 with GroupNorm, swish, coordinates, and FiLM after every block.
 
 Follows the JAX original (He et al. 2016; Perez et al. 2018) including its padding: "SAME" at stride 2
-pads (0, 1) on an even input, for convolutions and for the max-pool.
+pads (0, 1) on an even input, for the blocks' convolutions and for the max-pool; the stem pads 3 on all sides.
 """
 
 from __future__ import annotations
@@ -20,9 +20,15 @@ def add_coordinates(images: Tensor) -> Tensor:
     """uint8 or float (B, H, W, 3) in 0..255 -> float32 (B, 5, H, W): pixels / 127.5 - 1, row, column."""
     pixels = images.movedim(-1, 1).float() / 127.5 - 1.0
     batch, _, height, width = pixels.shape
-    rows = torch.linspace(-1, 1, height).view(1, 1, height, 1).expand(batch, 1, height, width)
-    columns = torch.linspace(-1, 1, width).view(1, 1, 1, width).expand(batch, 1, height, width)
-    return torch.cat([pixels, rows, columns], dim=1)
+    rows, columns = coordinates(height, width, pixels.device)
+    grid = [axis.expand(batch, 1, height, width) for axis in (rows, columns)]
+    return torch.cat([pixels, *grid], dim=1)
+
+
+def coordinates(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Row (1, 1, H, 1) and column (1, 1, 1, W) positions from -1 to 1."""
+    rows = torch.linspace(-1, 1, height, device=device).view(1, 1, height, 1)
+    return rows, torch.linspace(-1, 1, width, device=device).view(1, 1, 1, width)
 
 
 def _same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
@@ -35,6 +41,7 @@ class SameConv2d(nn.Conv2d):
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
         super().__init__(inputs, outputs, kernel, stride, bias=False)
+        nn.init.kaiming_normal_(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         top, bottom = _same_padding(x.shape[2], self.kernel_size[0], self.stride[0])
@@ -84,7 +91,8 @@ class FiLMResNet(nn.Module):
         self, language_dim: int, stages: Sequence[int] = RESNET34_STAGES, width: int = 64, inputs: int = 5
     ) -> None:
         super().__init__()
-        self.stem = SameConv2d(inputs, width, 7, 2)
+        self.stem = nn.Conv2d(inputs, width, 7, 2, padding=3, bias=False)
+        nn.init.kaiming_normal_(self.stem.weight)
         self.stem_norm = nn.GroupNorm(_GROUPS, width, eps=1e-5)
         self.blocks, self.films = nn.ModuleList(), nn.ModuleList()
         channels = width
