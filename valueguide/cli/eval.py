@@ -56,7 +56,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Run, print the table, write results.json and report.html; returns the results."""
     suite = resolve_suite(args.suite)
     plan = make_plan(args, suite)
-    ArmFactory(suite, plan.settings, plan.arms)  # fails here, in one line, rather than in a worker
+    arms = ArmFactory(suite, plan.settings, plan.arms)
+    for arm in plan.arms:  # what does not fit fails here, before anything is written
+        arms.build(arm)
     out = args.out or Path("outputs") / f"eval-{args.suite}-{time.strftime('%Y%m%d-%H%M%S')}"
     return evaluate(plan, suite, out, args.workers, args.videos)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -92,22 +93,30 @@ def run_plan(
 
 
 def _finished(out: Path, plan: Plan) -> dict[Job, dict[str, Any]]:
-    settings, path = out / "plan.json", out / "episodes.jsonl"
-    if settings.exists():
+    rows = _complete_rows(out / "episodes.jsonl")
+    settings = out / "plan.json"
+    if rows and settings.exists():  # without an episode, nothing depends on the old settings
         found, wanted = json.loads(settings.read_text()), plan.to_json()
         different = [k for k, v in wanted.items() if k not in _EXTENSIBLE and found.get(k) != v]
         if different:
             raise ConfigError(
                 f"{out}: holds an evaluation with other settings ({', '.join(different)}). Use another --out"
             )
-    settings.write_text(json.dumps(plan.to_json(), indent=1))
-    if not path.exists():
-        return {}
-    *lines, cut = path.read_text().split("\n")
-    rows = [json.loads(line) for line in lines]
-    if cut:  # a line without its end: written when the process was killed
-        path.write_text("".join(line + "\n" for line in lines))
+    whole = settings.with_suffix(".part")
+    whole.write_text(json.dumps(plan.to_json(), indent=1))
+    os.replace(whole, settings)
     return {(row["arm"], row["task"], row["episode"]): row for row in rows}
+
+
+def _complete_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a log. A last line without its end, written when the process was killed, is cut off."""
+    if not path.exists():
+        return []
+    content = path.read_bytes()
+    complete = content[: content.rfind(b"\n") + 1]
+    if len(complete) < len(content):
+        os.truncate(path, len(complete))
+    return [json.loads(line) for line in complete.splitlines()]
 
 
 def _versions(row: dict[str, Any]) -> tuple[str, str]:

@@ -81,6 +81,24 @@ def test_json_on_stdout_is_nothing_but_json(
     assert "report:" in err
 
 
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (("--execute", "3"), "execute: expected 4, the steps that the critic scores, found 3"),
+        (("--beta", "-1"), "beta: expected a finite number >= 0, found -1.0"),
+        (("--aggregate", "max"), "aggregate"),
+    ],
+)
+def test_settings_that_do_not_fit_leave_nothing_behind(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], what: str
+) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit) as stop:
+        main(["eval", "--suite", "fake", "--arms", "base,guided", "--out", str(out), *words])
+    assert stop.value.code == 2 and not out.exists()
+    assert what in capsys.readouterr().err
+
+
 # --- films -------------------------------------------------------------------------------------------
 
 

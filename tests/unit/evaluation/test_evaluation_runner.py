@@ -125,6 +125,16 @@ def test_other_settings_need_another_folder(tmp_path: Path, change: dict[str, An
     _run(replace(PLAN, episodes=1), tmp_path)  # the plan on disk is still the old one
 
 
+def test_settings_that_never_gave_an_episode_bind_nobody(tmp_path: Path) -> None:
+    def refuse(name: str) -> Any:
+        raise ConfigError("suite: expected wording train, found held_out")
+
+    with pytest.raises(ConfigError, match="wording"):
+        run_plan(replace(PLAN, wording="held_out"), refuse, tmp_path, 1)
+    rows, _ = _run(PLAN, tmp_path)  # the corrected command may use the same folder
+    assert len(rows) == 12
+
+
 def test_a_checkpoint_that_changed_under_a_run_is_noticed(tmp_path: Path) -> None:
     _run(replace(PLAN, episodes=1), tmp_path)
     with pytest.raises(ConfigError, match="'fake-policy'.*'retrained'.*another --out"):
