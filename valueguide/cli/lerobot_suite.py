@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from valueguide.cli.lerobot_render import install
 from valueguide.errors import ConfigError, EnvironmentSetupError
 from valueguide.types import Float32
 
@@ -88,7 +90,9 @@ class LeRobotTask:
         from lerobot.envs import make_env, make_env_config
 
         try:
-            suites = make_env(make_env_config(kind, task=task), n_envs=1)
+            # LeRobot announces on stdout what it builds; stdout is for results.
+            with contextlib.redirect_stdout(sys.stderr):
+                suites = make_env(make_env_config(kind, task=task), n_envs=1)
         except Exception as error:  # the environment's own package raises whatever it likes
             raise EnvironmentSetupError(
                 f"--suite {kind}, task {task}: cannot make the environment: {error}"
@@ -100,7 +104,11 @@ class LeRobotTask:
         self.unwrapped = self._env.unwrapped
         self.task_description = str(getattr(self.unwrapped, "task_description", "") or task)
         self._max_episode_steps = getattr(self.unwrapped, "_max_episode_steps", None)
-        _cheap_rendering(self.unwrapped)
+        self._switch = install(self.unwrapped)
+        self._last: dict[str, Any] = {}
+        if self._switch is not None:
+            # Offered only where it works: `rollout` asks whether the method is there.
+            self.set_render = self._set_render
 
     def _first_env(self) -> Any:
         with contextlib.suppress(AttributeError):
@@ -111,11 +119,30 @@ class LeRobotTask:
 
     def reset(self, *, seed: int | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
         observation, info = self._env.reset(seed=seed)
-        return _named(observation), self._info(info)
+        return self._seen(observation), self._info(info)
 
     def step(self, action: Float32) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = self._env.step(action)
-        return _named(observation), float(reward), bool(terminated), bool(truncated), self._info(info)
+        return self._seen(observation), float(reward), bool(terminated), bool(truncated), self._info(info)
+
+    def _seen(self, observation: Any) -> dict[str, Any]:
+        self._last = _named(observation)
+        self._camera = next(iter(self._last.get("pixels", {})), _ONLY_CAMERA)
+        if self._switch is not None and not self._switch.on:
+            self._last.pop("pixels", None)
+        return self._last
+
+    def _set_render(self, on: bool) -> None:
+        """Leave images out of the following observations, or put them back."""
+        assert self._switch is not None
+        self._switch.on = on
+
+    def observe(self) -> dict[str, Any]:
+        """The observation of the current state, without stepping: the last one, with its picture."""
+        if "pixels" in self._last or self._switch is None or not self._switch.on:
+            return self._last
+        picture = np.ascontiguousarray(self.unwrapped.render())
+        return {**self._last, "pixels": {self._camera: picture}}
 
     def _info(self, info: dict[str, Any]) -> dict[str, Any]:
         return {"is_success": bool(info.get("is_success", False)), "task_description": self.task_description}
@@ -141,13 +168,3 @@ def _tasks(name: str, config: Any) -> tuple[str, ...]:
 
         return tuple(TASK_DESCRIPTIONS)
     return (str(config.task),)
-
-
-def _cheap_rendering(env: Any) -> None:
-    """Shadows and multisampling off, where the model can be reached: on a CPU they cost ten times."""
-    if hasattr(env, "_ensure_env"):
-        env._ensure_env()
-    model = getattr(getattr(env, "_env", env), "model", None)
-    if model is not None and hasattr(model, "vis"):
-        model.vis.quality.shadowsize = 0
-        model.vis.quality.offsamples = 0
