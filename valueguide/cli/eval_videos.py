@@ -19,8 +19,9 @@ _VERDICT = {True: "success", False: "failure"}
 def make_videos(plan: Plan, suite: Any, rows: list[dict[str, Any]], count: int) -> list[Video]:
     """Re-runs up to `count` episodes of base and guided and films them.
 
-    First those where guidance turned a failure into a success, then one where it lost, then others, at
-    most one a task before any repeats. Empty when either arm is missing or the suite cannot be filmed.
+    First those where the two differ, successes that guidance gained and lost in proportion (at least one
+    loss if there is any), then others; one a task before any repeats. Empty when either arm is missing or
+    the suite cannot be filmed.
     """
     if count < 1 or not {"base", "guided"} <= set(plan.arms) or not _can_be_filmed(suite, plan):
         return []
@@ -51,10 +52,14 @@ def _choose(rows: list[dict[str, Any]], count: int) -> list[tuple[str, int, str]
         "loss": "the critic lost this one",
         "same": "no difference",
     }
-    ordered = [(*key, labels[name]) for name in ("gain", "loss", "same") for key in _spread(groups[name])]
-    losses = [item for item in ordered if item[2] == labels["loss"]][:1]
-    first = [item for item in ordered if item not in losses][: max(count - len(losses), 0)]
-    return (first + losses)[:count]
+    gains, losses, same = (
+        [(*key, labels[name]) for key in _spread(groups[name])] for name in ("gain", "loss", "same")
+    )
+    differing = min(count, len(gains) + len(losses))
+    lost = round(differing * len(losses) / max(len(gains) + len(losses), 1))
+    if losses and differing > 1:
+        lost = max(lost, 1)
+    return (gains[: differing - lost] + losses[:lost] + same)[:count]
 
 
 def _spread(keys: list[tuple[str, int]]) -> list[tuple[str, int]]:

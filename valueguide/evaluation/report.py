@@ -49,7 +49,7 @@ def _page(results: dict[str, Any], videos: Sequence[Video]) -> str:
     tasks = list(dict.fromkeys(t for entry in shown.values() for t in entry["tasks"]))
     sections = [
         _headline(results, shown),
-        _section("Videos", _videos(videos)) if videos else "",
+        _section("Videos", _videos(videos, results["paired"].get("base_vs_guided"))) if videos else "",
         _section(
             "Success per task", _legend(shown) + task_bars(shown, tasks) + _table(results, shown, tasks)
         ),
@@ -114,7 +114,7 @@ def _card(arm: str, entry: dict[str, Any]) -> str:
     )
 
 
-def _videos(videos: Sequence[Video]) -> str:
+def _videos(videos: Sequence[Video], pair: dict[str, Any] | None) -> str:
     figures = "".join(
         f'<figure><video controls loop muted autoplay playsinline src="data:video/mp4;base64,'
         f'{base64.b64encode(video.mp4).decode("ascii")}"></video>'
@@ -125,9 +125,19 @@ def _videos(videos: Sequence[Video]) -> str:
     key = (
         '<p class="note">Same initial state on both sides. Lines are the proposed hand paths, coloured by '
         f'score: low <i class="ramp" style="background:linear-gradient(90deg,{ramp})"></i> high; the one '
-        "with a dark edge runs.</p>"
+        f"with a dark edge runs.{_how_chosen(pair)}</p>"
     )
     return f'{key}<div class="videos">{figures}</div>'
+
+
+def _how_chosen(pair: dict[str, Any] | None) -> str:
+    """A few films are no sample: say what they were taken from."""
+    if not pair or "gained" not in pair:
+        return ""
+    return (
+        f" Films are chosen where the two differ, gains and losses in proportion: of {pair['n']} pairs of "
+        f"episodes guidance saved {pair['gained']} and lost {pair['lost']}."
+    )
 
 
 def _legend(arms: dict[str, Any]) -> str:

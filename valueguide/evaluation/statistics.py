@@ -38,14 +38,15 @@ def paired_difference(a: Mapping[Key, bool], b: Mapping[Key, bool], seed: int = 
     """How much better b is than a on the same episodes; keys are (task, episode).
 
     delta: mean over tasks of the success-rate difference. ci95: percentile bootstrap over episodes,
-    drawn within each task. p: exact McNemar over all pairs. n: pairs. Only common keys count.
+    drawn within each task. p: exact McNemar over all pairs. n: pairs, of which b alone succeeded in
+    `gained` and a alone in `lost`. Only common keys count.
     """
     keys = sorted(a.keys() & b.keys())
     by_task: dict[str, list[int]] = {}
     for key in keys:
         by_task.setdefault(key[0], []).append(int(b[key]) - int(a[key]))
     if not keys:
-        return {"delta": float("nan"), "ci95": [float("nan")] * 2, "p": 1.0, "n": 0}
+        return {"delta": float("nan"), "ci95": [float("nan")] * 2, "p": 1.0, "n": 0, "gained": 0, "lost": 0}
     rng = np.random.default_rng(seed)
     means = np.zeros(_DRAWS)
     for differences in by_task.values():
@@ -55,7 +56,14 @@ def paired_difference(a: Mapping[Key, bool], b: Mapping[Key, bool], seed: int = 
     delta = float(np.mean([np.mean(d) for d in by_task.values()]))
     only_a = sum(a[k] and not b[k] for k in keys)
     only_b = sum(b[k] and not a[k] for k in keys)
-    return {"delta": delta, "ci95": [float(low), float(high)], "p": mcnemar(only_a, only_b), "n": len(keys)}
+    return {
+        "delta": delta,
+        "ci95": [float(low), float(high)],
+        "p": mcnemar(only_a, only_b),
+        "n": len(keys),
+        "gained": only_b,
+        "lost": only_a,
+    }
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -114,6 +114,9 @@ def _outcomes(base: str, guided: str) -> list[dict[str, Any]]:
 def test_films_show_gains_first_and_never_hide_the_loss() -> None:
     chosen = eval_videos._choose(_outcomes("+--+", "-+++"), 2)
     assert [(episode, caption.split()[2]) for _, episode, caption in chosen] == [(1, "saved"), (0, "lost")]
+    # Gains and losses in proportion: three losses and one gain are not shown as one of each.
+    mixed = [c.split()[2] for _, _, c in eval_videos._choose(_outcomes("+++-+-", "---++-"), 4)]
+    assert mixed == ["saved", "lost", "lost", "lost"]
     assert eval_videos._choose(_outcomes("+", "+"), 3) == [("reach", 0, "no difference")]
 
 

@@ -70,6 +70,7 @@ def test_it_holds_every_number_and_nothing_from_outside(tmp_path: Path) -> None:
         "pick &lt;can&gt;",
         "--out a&lt;b",
         "+50.0",
+        "of 12 pairs of episodes guidance saved 6 and lost 0",
     ):
         assert part in text
     assert "<can>" not in text and "<b " not in text

@@ -35,7 +35,7 @@ def test_paired_difference_averages_tasks_and_not_episodes() -> None:
     guided = {("a", i): True for i in range(10)} | {("b", i): False for i in range(2)}
     out = paired_difference(base, guided)
     assert out["delta"] == pytest.approx(0.0)  # +1 on a, -1 on b
-    assert out["n"] == 12
+    assert (out["n"], out["gained"], out["lost"]) == (12, 10, 2)
     assert out["p"] == pytest.approx(mcnemar(2, 10))
 
 
