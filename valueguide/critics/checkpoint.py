@@ -7,10 +7,9 @@ interrupted run continues from). Nothing is pickled.
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
-import os
-import shutil
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from valueguide.critics.config import CriticSpec, NetworkConfig, TrainConfig
+from valueguide.critics.folders import replacing
 from valueguide.critics.language import DEFAULT_SIMILARITY
 from valueguide.critics.networks import CriticNetwork
 from valueguide.critics.normalizer import Normalizer
 from valueguide.critics.trainer import CriticTrainer, Normalizers
-from valueguide.errors import CheckpointError, mismatch
+from valueguide.errors import CheckpointError, ConfigError, mismatch
 
 WEIGHTS, CONFIG, MANIFEST = "model.safetensors", "config.yaml", "manifest.json"
 TRAINING_TENSORS, TRAINING_STATE = "training.safetensors", "training.json"
@@ -50,33 +50,31 @@ def save_critic(
     tensors["instructions"] = trainer.embeddings
     if tower is not None:
         tensors |= {_TOWER + name: value for name, value in tower.state_dict().items()}
-    folder = Path(folder)
-    draft = _draft(folder)
-    _save_tensors(draft / WEIGHTS, tensors)
     config = {
         "spec": _plain(trainer.spec),
         "network": _plain(trainer.network),
         "train": _plain(trainer.config),
         "tower": tower_config,
     }
-    (draft / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False))
-    files = {name: _sha256(draft / name) for name in (WEIGHTS, CONFIG)}
-    version = _digest(files)[:12]
     normalizers = _normalizers_json(trainer.normalizers)
-    manifest = {
-        "format": _FORMAT,
-        "version": version,
-        "files": files,
-        "normalizers": normalizers,
-        "instructions": instructions,
-        "inputs_sha256": _digest([normalizers, instructions]),
-        "instruction_similarity": DEFAULT_SIMILARITY,
-        "step": trainer.step,
-        **facts,
-    }
-    _write(draft / MANIFEST, json.dumps(manifest, indent=1, default=float))
-    _publish(draft, folder)
-    return version
+    with replacing(Path(folder)) as draft:
+        _save_tensors(draft / WEIGHTS, tensors)
+        (draft / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False))
+        files = {name: _sha256(draft / name) for name in (WEIGHTS, CONFIG)}
+        manifest = {
+            "format": _FORMAT,
+            "version": _digest(files)[:12],
+            "files": files,
+            "normalizers": normalizers,
+            "instructions": instructions,
+            "inputs_sha256": _digest([normalizers, instructions]),
+            "instruction_similarity": DEFAULT_SIMILARITY,
+            "step": trainer.step,
+            "made_with": {name: importlib.metadata.version(name) for name in ("valueguide", "torch")},
+            **facts,
+        }
+        (draft / MANIFEST).write_text(json.dumps(manifest, indent=1, default=float))
+    return str(manifest["version"])
 
 
 class LoadedCritic:
@@ -108,25 +106,26 @@ class LoadedCritic:
 def save_training(folder: Path, trainer: CriticTrainer) -> None:
     """Everything that `resume_training` needs to continue bit for bit."""
     tensors = {"generator": trainer.generator.get_state(), "global_rng": torch.get_rng_state()}
+    if trainer.device.type == "cuda":
+        tensors["cuda_rng"] = torch.cuda.get_rng_state(trainer.device)
     tensors |= {f"target.{n}": v for n, v in trainer.target.state_dict().items()}
     for name, module in trainer.modules.items():
         tensors |= {f"{name}.{n}": v for n, v in module.state_dict().items()}
         for index, state in trainer.optimisers[name].state_dict()["state"].items():
             tensors |= {f"optimiser.{name}.{index}.{key}": value for key, value in state.items()}
     counts = {n: [z.seen, z.clipped] for n, z in vars(trainer.normalizers).items() if z is not None}
-    draft = _draft(folder)
-    _save_tensors(draft / TRAINING_TENSORS, tensors)
-    state = {
-        "step": trainer.step,
-        "counts": counts,
-        "spec": _plain(trainer.spec),
-        "network": _plain(trainer.network),
-        "train": _plain(trainer.config),
-        "sha256": _sha256(draft / TRAINING_TENSORS),
-        "inputs_sha256": _inputs_digest(trainer),
-    }
-    _write(draft / TRAINING_STATE, json.dumps(state, indent=1))
-    _publish(draft, folder)
+    with replacing(Path(folder)) as draft:
+        _save_tensors(draft / TRAINING_TENSORS, tensors)
+        state = {
+            "step": trainer.step,
+            "counts": counts,
+            "spec": _plain(trainer.spec),
+            "network": _plain(trainer.network),
+            "train": _plain(trainer.config),
+            "sha256": _sha256(draft / TRAINING_TENSORS),
+            "inputs_sha256": _inputs_digest(trainer),
+        }
+        (draft / TRAINING_STATE).write_text(json.dumps(state, indent=1))
 
 
 def resume_training(folder: Path, trainer: CriticTrainer) -> None:
@@ -134,7 +133,7 @@ def resume_training(folder: Path, trainer: CriticTrainer) -> None:
     path = folder / TRAINING_STATE
     state = _read_json(path)
     for name, value in (("spec", trainer.spec), ("network", trainer.network), ("train", trainer.config)):
-        if state.get(name) != _plain(value):
+        if _with_defaults(state.get(name), value) != _plain(value):
             raise CheckpointError(
                 mismatch(str(path), f"{name} settings", state.get(name), _plain(value), "Use a new --out")
             )
@@ -155,6 +154,8 @@ def resume_training(folder: Path, trainer: CriticTrainer) -> None:
         _load_optimiser(trainer.optimisers[name], _part(tensors, f"optimiser.{name}."))
     trainer.generator.set_state(tensors["generator"])
     torch.set_rng_state(tensors["global_rng"])
+    if trainer.device.type == "cuda" and "cuda_rng" in tensors:
+        torch.cuda.set_rng_state(tensors["cuda_rng"], trainer.device)
     for name, (seen, clipped) in state["counts"].items():
         normalizer = getattr(trainer.normalizers, name)
         normalizer.seen, normalizer.clipped = seen, clipped
@@ -216,12 +217,13 @@ def _read_config(path: Path) -> tuple[CriticSpec, NetworkConfig, dict[str, Any] 
     try:
         raw = yaml.safe_load(path.read_text())
         spec = dict(raw["spec"])
-        spec["action_names"] = tuple(spec["action_names"])
+        for names in ("action_names", "state_names"):
+            spec[names] = tuple(spec.get(names, ()))
         spec["cameras"] = {name: tuple(size) for name, size in spec["cameras"].items()}
         network = dict(raw["network"])
         network["value_range"] = tuple(network["value_range"])
         return CriticSpec(**spec), NetworkConfig(**network), raw.get("tower")
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ConfigError) as error:
         raise CheckpointError(f"{path}: expected a critic configuration, found {error}") from error
 
 
@@ -234,13 +236,19 @@ def _plain(value: CriticSpec | NetworkConfig | TrainConfig) -> dict[str, Any]:
     return json.loads(json.dumps(asdict(value)))
 
 
+def _with_defaults(saved: Any, value: CriticSpec | NetworkConfig | TrainConfig) -> Any:
+    """Settings that an older version saved, completed by the defaults of fields that are newer than it."""
+    known = {f.name: f.default for f in fields(value) if f.default is not MISSING}
+    return json.loads(json.dumps(known)) | saved if isinstance(saved, dict) else saved
+
+
 def _normalizers_json(normalizers: Normalizers) -> dict[str, Any]:
     return {name: value.to_json() for name, value in vars(normalizers).items() if value is not None}
 
 
 def _inputs_digest(trainer: CriticTrainer) -> str:
     """Of what a resumed run must see alike: normalisers and instruction embeddings."""
-    embeddings = hashlib.sha256(trainer.embeddings.numpy().tobytes()).hexdigest()
+    embeddings = hashlib.sha256(trainer.embeddings.cpu().numpy().tobytes()).hexdigest()
     return _digest([_normalizers_json(trainer.normalizers), embeddings])
 
 
@@ -267,28 +275,4 @@ def _sha256(path: Path) -> str:
 
 def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     # Scalars and shared storage are legal in a module but not in the file.
-    save_file({name: value.detach().clone().contiguous() for name, value in tensors.items()}, path)
-
-
-def _draft(folder: Path) -> Path:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = folder.parent / f".{folder.name}.{os.getpid()}.new"
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
-    return draft
-
-
-def _write(path: Path, text: str) -> None:
-    with path.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _publish(draft: Path, folder: Path) -> None:
-    """Rename the finished draft into place; a reader sees the old folder or the new one."""
-    old = draft.with_suffix(".old")
-    if folder.exists():
-        folder.rename(old)
-    draft.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    save_file({name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}, path)

@@ -18,7 +18,8 @@ class CriticSpec:
 
     executed_length: E, steps of a chunk that are executed and scored. action_names: one per action
     dimension. state_dim: length of the proprioception. environment_state_dim: length of privileged
-    state, 0 without. cameras: name -> (height, width), in the order they are encoded.
+    state, 0 without. cameras: name -> (height, width), in the order they are encoded. state_names: one
+    per number of the proprioception, or empty where the dataset does not name them.
     """
 
     executed_length: int
@@ -26,6 +27,13 @@ class CriticSpec:
     state_dim: int
     environment_state_dim: int = 0
     cameras: dict[str, tuple[int, int]] = field(default_factory=dict)
+    state_names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.executed_length < 1:
+            raise ConfigError(mismatch("critic", "executed steps", "1 or more", self.executed_length))
+        if self.state_names and len(self.state_names) != self.state_dim:
+            raise ConfigError(mismatch("critic", "state names", f"{self.state_dim}", len(self.state_names)))
 
     @property
     def action_dim(self) -> int:

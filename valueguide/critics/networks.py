@@ -51,8 +51,24 @@ class EnsembleMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs) -> (M, B, outputs)."""
-        h = x.unsqueeze(0).expand(self.members, *x.shape)
-        h = self.dropout(F.silu(self.norms[0](self.first(h))))
+        return self._after_first(self.first(self._for_each_member(x)))
+
+    def pairs(self, shared: Tensor, own: Tensor) -> Tensor:
+        """(B, S) and (B, P, inputs - S) -> (M, B * P, outputs): each shared row with its P own rows.
+
+        The same as `forward` on their concatenation, but the shared part of the first layer, which is most
+        of its inputs, runs once for each of the B rows.
+        """
+        weight, size = self.first.weight, shared.shape[1]
+        once = torch.baddbmm(self.first.bias, self._for_each_member(shared), weight[:, :size])
+        each = torch.bmm(self._for_each_member(own.flatten(0, 1)), weight[:, size:])
+        return self._after_first((once.unsqueeze(2) + each.unflatten(1, own.shape[:2])).flatten(1, 2))
+
+    def _for_each_member(self, x: Tensor) -> Tensor:
+        return x.unsqueeze(0).expand(self.members, *x.shape)
+
+    def _after_first(self, h: Tensor) -> Tensor:
+        h = self.dropout(F.silu(self.norms[0](h)))
         h = self.dropout(F.silu(self.norms[1](self.second(h))))
         return self.out(h)
 
@@ -77,9 +93,17 @@ class CriticNetwork(nn.Module):
 
     def outputs(self, features: Tensor, actions: Tensor, valid: Tensor) -> Tensor:
         """Raw head outputs (M, B, 1 or bins). actions: normalised (B, E, A). valid: bool (B, E)."""
-        chunk = (actions * valid.unsqueeze(-1)).flatten(1)
-        mask = [valid.to(chunk.dtype)] if self._mask_inputs else []
-        return self.head(torch.cat([features, chunk, *mask], dim=1))
+        return self.head(torch.cat([features, self._chunk_inputs(actions, valid)], dim=1))
+
+    def score_many(self, features: Tensor, actions: Tensor) -> Tensor:
+        """Q (M, B, P) of P whole chunks for each of B encodings. actions: normalised (B, P, E, A)."""
+        valid = actions.new_ones(actions.shape[:-1], dtype=torch.bool)
+        q = self.value(self.head.pairs(features, self._chunk_inputs(actions, valid)))
+        return q.unflatten(1, actions.shape[:2])
+
+    def _chunk_inputs(self, actions: Tensor, valid: Tensor) -> Tensor:
+        chunk = (actions * valid.unsqueeze(-1)).flatten(-2)
+        return torch.cat([chunk, valid.to(chunk.dtype)], dim=-1) if self._mask_inputs else chunk
 
     def value(self, outputs: Tensor) -> Tensor:
         """Head outputs (M, B, ·) -> values (M, B)."""
@@ -127,10 +151,20 @@ class ActorNetwork(nn.Module):
 
     def forward(self, inputs: Inputs, samples: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """actions (B, samples, E, A) in (-1, 1) and their log densities (B, samples), reparameterised."""
+        return self.sample(*self.gaussian(inputs), samples, generator)
+
+    def gaussian(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """Mean and log standard deviation (B, E * A) before the tanh."""
         hidden = self.trunk(self.encoder(inputs))
-        mean = self.mean(hidden).unsqueeze(1)
-        log_std = self.log_std(hidden).clamp(*_LOG_STD_RANGE).unsqueeze(1)
-        noise = torch.randn((len(hidden), samples, mean.shape[-1]), generator=generator)
+        return self.mean(hidden), self.log_std(hidden).clamp(*_LOG_STD_RANGE)
+
+    def sample(
+        self, mean: Tensor, log_std: Tensor, samples: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """What `forward` returns, for a Gaussian that is already known."""
+        mean, log_std = mean.unsqueeze(1), log_std.unsqueeze(1)
+        shape = (len(mean), samples, mean.shape[-1])
+        noise = torch.randn(shape, generator=generator, device=mean.device)
         raw = mean + log_std.exp() * noise
         gaussian = -0.5 * noise**2 - log_std - 0.5 * math.log(2 * math.pi)
         # log(1 - tanh(x)^2), written so that large |x| does not underflow

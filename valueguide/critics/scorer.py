@@ -26,7 +26,11 @@ class LearnedCritic:
     ensemble spread above which its scores should not be trusted, or None when it was not calibrated.
     """
 
-    def __init__(self, loaded: LoadedCritic, where: str, encoder: SentenceEncoder | None = None) -> None:
+    def __init__(
+        self, loaded: LoadedCritic, where: str, encoder: SentenceEncoder | None = None, device: str = "cpu"
+    ) -> None:
+        """where: the folder, for messages. encoder: for instructions that training did not see."""
+        self._device = _usable_device(device)
         self.spec: CriticSpec = loaded.spec
         self.manifest = loaded.manifest
         self.version = loaded.version
@@ -34,18 +38,18 @@ class LearnedCritic:
         self.executed_length = loaded.spec.executed_length
         self.spread_limit: float | None = loaded.manifest.get("spread_limit")
         self._kind = loaded.network_config.encoder
-        self._network = loaded.network.eval().requires_grad_(False)
+        self._network = loaded.network.eval().requires_grad_(False).to(self._device)
         self._normalizers = loaded.normalizers
         threshold = float(loaded.manifest.get("instruction_similarity", 0.0))
         self._instructions = InstructionTable(loaded.instructions, loaded.embeddings, encoder, threshold)
-        self._tower = _build_tower(loaded, where) if self._kind == "frozen_clip" else None
+        self._tower = _build_tower(loaded, where).to(self._device) if self._kind == "frozen_clip" else None
 
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu") -> LearnedCritic:
-        """Read and verify a critic folder. Raises CheckpointError; see `checkpoint`. CPU only for now."""
-        if device != "cpu":
-            raise ConfigError(mismatch("critic", "device", "cpu", device))
-        return cls(LoadedCritic(Path(path)), str(path))
+        """Read and verify a critic folder. Raises CheckpointError (see `checkpoint`), or ConfigError when
+        this machine has no such device."""
+        _usable_device(device)
+        return cls(LoadedCritic(Path(path)), str(path), device=device)
 
     def check_compatible(
         self,
@@ -53,6 +57,7 @@ class LearnedCritic:
         cameras: dict[str, tuple[int, int]] | None = None,
         state_dim: int | None = None,
         horizon: int | None = None,
+        state_names: tuple[str, ...] | None = None,
     ) -> None:
         """Refuse a robot or policy that this critic was not made for. Raises CheckpointError, one line."""
         where, spec = f"critic {self.version}", self.spec
@@ -60,6 +65,8 @@ class LearnedCritic:
             raise CheckpointError(mismatch(where, "action names", spec.action_names, tuple(action_names)))
         if state_dim is not None and state_dim != spec.state_dim:
             raise CheckpointError(mismatch(where, "state size", spec.state_dim, state_dim))
+        if state_names and spec.state_names and tuple(state_names) != spec.state_names:
+            raise CheckpointError(mismatch(where, "state names", spec.state_names, tuple(state_names)))
         if horizon is not None and horizon < spec.executed_length:
             raise CheckpointError(mismatch(where, "planned steps", f">= {spec.executed_length}", horizon))
         for name, size in spec.cameras.items() if cameras is not None else ():
@@ -67,10 +74,14 @@ class LearnedCritic:
             if found is None or tuple(found) != tuple(size):
                 raise CheckpointError(mismatch(where, f"camera {name!r}", size, found or "no such camera"))
 
+    def check_instruction(self, instruction: str) -> None:
+        """Raises ConfigError when the instruction belongs to no task that the critic knows."""
+        self._instructions.embed(instruction)
+
     def encode(self, observation: Observation) -> Tensor:
         """(1, F). Raises DataError for a wrong or non-finite observation, ConfigError for a foreign task."""
         self._check(observation)
-        language = torch.from_numpy(self._instructions.embed(observation.task))[None]
+        language = torch.from_numpy(self._instructions.embed(observation.task))[None].to(self._device)
         with torch.inference_mode():
             images = {name: observation.images[name][None] for name in self.spec.cameras}
             inputs = build_inputs(
@@ -79,7 +90,7 @@ class LearnedCritic:
                 language=language,
                 state=observation.state[None],
                 environment_state=_row(observation.environment_state),
-                features=self._vision_features(images) if self._tower is not None else None,
+                features=self.vision_features(images) if self._tower is not None else None,
                 images=images,
             )
             return self._network.encode(inputs)
@@ -96,25 +107,30 @@ class LearnedCritic:
             wanted = f"(K >= 1, H >= {steps}, {self.action_dim})"
             raise DataError(mismatch("critic", "candidate shape", wanted, actions.shape))
         with torch.inference_mode():
-            chunk = self._normalizers.action(torch.tensor(actions[:, :steps]))
-            valid = torch.ones(chunk.shape[:2], dtype=torch.bool)
-            q = self._network(features.expand(len(chunk), -1), chunk, valid)
-        return Scores(q.numpy())
+            chunk = self._normalizers.action(torch.tensor(actions[:, :steps], device=self._device))
+            q = self._network.score_many(features, chunk[None]).squeeze(1)
+        return Scores(q.cpu().numpy())
 
     @property
     def clip_rate(self) -> float:
         """Share of action numbers outside the training range so far."""
         return self._normalizers.action.clip_rate
 
-    def _vision_features(self, images: dict[str, UInt8]) -> Float32:
-        """uint8 (B, H, W, 3) per camera -> float32 (B, cameras * D), cameras in the spec's order."""
-        assert self._tower is not None
+    @torch.inference_mode()
+    def vision_features(self, images: dict[str, UInt8]) -> Float32:
+        """uint8 (B, H, W, 3) per camera -> float32 (B, cameras * D), cameras in the spec's order.
+
+        The class tokens of the frozen tower, as `ChunkBatch.features` carries them. Raises ConfigError for
+        a critic without a tower.
+        """
+        if self._tower is None:
+            raise ConfigError(mismatch("critic", "encoder with vision features", "frozen_clip", self._kind))
         stacked = np.stack([images[name] for name in self.spec.cameras], axis=1)
-        pixels = torch.from_numpy(stacked).movedim(-1, -3).float().div_(255.0)
+        pixels = torch.from_numpy(stacked).to(self._device).movedim(-1, -3).float().div_(255.0)
         tokens = self._tower(
             pixel_values=((pixels - _PIXEL_MEAN) / _PIXEL_STD).flatten(0, 1)
         ).last_hidden_state
-        return tokens[:, 0].reshape(len(stacked), -1).numpy()
+        return tokens[:, 0].reshape(len(stacked), -1).cpu().numpy()
 
     def _check(self, observation: Observation) -> None:
         spec = self.spec
@@ -128,16 +144,24 @@ class LearnedCritic:
                 raise DataError(
                     mismatch("critic input", f"image {name!r}", f"uint8 {height, width, 3}", shape)
                 )
-        privileged = observation.environment_state
-        needed = (("state", observation.state, spec.state_dim),)
+        needed: list[tuple[str, Float32 | None, int]] = [("state", observation.state, spec.state_dim)]
         if spec.environment_state_dim:
-            needed += (("environment_state", privileged, spec.environment_state_dim),)  # type: ignore[assignment]
+            needed.append(("environment_state", observation.environment_state, spec.environment_state_dim))
         for name, values, size in needed:
             if values is None or values.shape != (size,):
                 size_found = "none" if values is None else values.shape
                 raise DataError(mismatch("critic input", name, f"{size} values", size_found))
             if not np.isfinite(values).all():
                 raise DataError(mismatch("critic input", name, "finite numbers", "NaN or infinity"))
+
+
+def _usable_device(name: str) -> torch.device:
+    kind = name.partition(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise ConfigError(mismatch("critic", "device", "cpu or cuda", repr(name)))
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(mismatch("critic", "device", "cpu on this machine, which has no usable GPU", name))
+    return torch.device(name)
 
 
 def _row(values: Float32 | None) -> Float32 | None:

@@ -7,6 +7,7 @@ come from.
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +39,7 @@ class CriticTrainer:
 
     embeddings: float32 (number of instructions, L), row i belongs to `ChunkBatch.instruction == i`.
     task_of: optional int (number of instructions,): paraphrases of one task share a number, so that
-    negative instructions are of another task.
+    negative instructions are of another task. device: where networks and batches live.
     """
 
     def __init__(
@@ -49,22 +50,25 @@ class CriticTrainer:
         normalizers: Normalizers,
         embeddings: Float32,
         task_of: np.ndarray | None = None,
+        device: str = "cpu",
     ) -> None:
         torch.manual_seed(config.seed)
         self.spec, self.network, self.config, self.normalizers = spec, network, config, normalizers
-        self.embeddings = torch.from_numpy(embeddings)
-        self.task_of = torch.arange(len(embeddings)) if task_of is None else torch.as_tensor(task_of)
-        self.generator = torch.Generator().manual_seed(config.seed)
+        self.device = torch.device(device)
+        self.embeddings = torch.from_numpy(embeddings).to(self.device)
+        tasks = torch.arange(len(embeddings)) if task_of is None else torch.as_tensor(task_of)
+        self.task_of = tasks.to(self.device)
+        self.generator = torch.Generator(self.device).manual_seed(config.seed)
         self.step = 0
-        self.critic = CriticNetwork(spec, network)
+        self.critic = CriticNetwork(spec, network).to(self.device)
         self.target = copy.deepcopy(self.critic).requires_grad_(False).eval()
         self.modules: dict[str, nn.Module] = {"critic": self.critic}
         if config.algo == "iql":
-            self.value = ValueNetwork(spec, network)
+            self.value = ValueNetwork(spec, network).to(self.device)
             self.modules["value"] = self.value
         else:
-            self.actor = ActorNetwork(spec, network)
-            self.log_temperature = nn.Parameter(torch.zeros(()))
+            self.actor = ActorNetwork(spec, network).to(self.device)
+            self.log_temperature = nn.Parameter(torch.zeros((), device=self.device))
             self.modules["actor"] = self.actor
             self.modules["temperature"] = nn.ParameterList([self.log_temperature])
         rates = {"actor": config.actor_rate, "temperature": config.temperature_rate}
@@ -81,17 +85,23 @@ class CriticTrainer:
     def update(self, batch: ChunkBatch) -> dict[str, float]:
         """One gradient step on every network and one Polyak step. Returns metrics.
 
-        Raises DataError when the batch lacks what the encoder needs.
+        Raises DataError when the batch lacks what the encoder needs, or when a loss is no longer finite.
         """
         now, after = self.inputs(batch, following=False), self.inputs(batch, following=True)
-        actions = self.normalizers.action(torch.from_numpy(batch.actions))
-        valid = torch.from_numpy(batch.valid)
-        reward, discount = torch.from_numpy(batch.reward), torch.from_numpy(batch.discount)
-        returns = torch.from_numpy(batch.mc_return)
+        valid, reward, discount, returns = (
+            torch.from_numpy(a).to(self.device)
+            for a in (batch.valid, batch.reward, batch.discount, batch.mc_return)
+        )
+        actions = self.normalizers.action(torch.from_numpy(batch.actions).to(self.device), valid)
         if self.config.negative_share > 0:
             reward, discount, returns = self._negative_instructions(now, batch, reward, discount, returns)
         step = self._iql if self.config.algo == "iql" else self._calql
         metrics = step(now, after, actions, valid, reward, discount, returns)
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                where = f"critic training, step {self.step}"
+                hint = "Look for non-finite numbers in the dataset, or lower the learning rate"
+                raise DataError(mismatch(where, name, "a finite number", value, hint))
         self._polyak()
         self.step += 1
         return metrics | {"action_clip_rate": self.normalizers.action.clip_rate}
@@ -106,7 +116,7 @@ class CriticTrainer:
         return build_inputs(
             self.network.encoder,
             self.normalizers,
-            language=self.embeddings[torch.from_numpy(batch.instruction)],
+            language=self.embeddings[torch.from_numpy(batch.instruction).to(self.device)],
             state=pick("state"),
             environment_state=pick("environment_state"),
             features=pick("features"),
@@ -150,27 +160,30 @@ class CriticTrainer:
         discount: Tensor,
         returns: Tensor,
     ) -> dict[str, float]:
-        count = self.config.policy_samples
-        steps, size = self.actor.shape
+        count, generator = self.config.policy_samples, self.generator
+        shape = (len(reward), count, *self.actor.shape)
+        gaussian = self.actor.gaussian(now)
         with torch.no_grad():
-            next_actions, next_density = self.actor(after, count, self.generator)
-            next_q = self._score(self.target, self.target.encode(after), next_actions)
-            policy_actions, density = self.actor(now, count, self.generator)
+            next_actions, next_density = self.actor(after, count, generator)
+            next_q = self.target.score_many(self.target.encode(after), next_actions)
+            policy_actions, density = self.actor.sample(*gaussian, count, generator)
+            uniform = torch.rand(shape, generator=generator, device=self.device) * 2 - 1
         target = losses.td_target(reward, discount, next_q)
         features = self.critic.encode(now)
         q, td = self._td(features, actions, valid, target)
-        uniform = torch.rand((len(reward), count, steps, size), generator=self.generator) * 2 - 1
-        sampled = torch.cat([policy_actions, next_actions], dim=1)
+        sampled = torch.cat([uniform, policy_actions, next_actions], dim=1)
+        q_uniform, q_policy = self.critic.score_many(features, sampled).split([count, 2 * count], dim=2)
         conservative = losses.conservative_loss(
             q,
-            self._score(self.critic, features, uniform),
-            self._score(self.critic, features, sampled),
+            q_uniform,
+            q_policy,
             torch.cat([density, next_density], dim=1),
             returns,
-            steps * size,
+            math.prod(self.actor.shape),
         )
+        # The actor steps first, so that both losses belong to the same weights of the critic, as in V-GPS.
+        actor_loss, entropy = self._improve_actor(features.detach(), gaussian)
         self._descend("critic", td + self.config.conservative_weight * conservative)
-        actor_loss, entropy = self._improve_actor(now)
         return {
             "td_loss": float(td.detach()),
             "conservative_loss": float(conservative.detach()),
@@ -180,14 +193,13 @@ class CriticTrainer:
             **_q_metrics(q, target),
         }
 
-    def _improve_actor(self, now: Inputs) -> tuple[float, float]:
-        chosen, density = self.actor(now, 1, self.generator)
-        with torch.no_grad():
-            features = self.critic.encode(now)
-        q = self._score(self.critic, features, chosen).squeeze(-1)
+    def _improve_actor(self, features: Tensor, gaussian: tuple[Tensor, Tensor]) -> tuple[float, float]:
+        """One step of actor and temperature. features: the critic's, (B, F), without gradient."""
+        chosen, density = self.actor.sample(*gaussian, 1, self.generator)
+        q = self.critic.score_many(features, chosen).squeeze(-1)
         loss = losses.actor_loss(q, density.squeeze(-1), self.log_temperature.exp())
         self._descend("actor", loss)
-        entropy_target = -float(np.prod(self.actor.shape))
+        entropy_target = -float(math.prod(self.actor.shape))
         self._descend(
             "temperature", losses.temperature_loss(self.log_temperature, density.squeeze(-1), entropy_target)
         )
@@ -201,14 +213,6 @@ class CriticTrainer:
             return q, losses.td_loss(q, target)
         return q, self.critic.bins.loss(outputs, target.expand(q.shape)).mean()
 
-    @staticmethod
-    def _score(network: CriticNetwork, features: Tensor, actions: Tensor) -> Tensor:
-        """Q (M, B, P) of actions (B, P, E, A), all steps valid."""
-        batch, count, steps, _ = actions.shape
-        valid = torch.ones((batch * count, steps), dtype=torch.bool)
-        q = network(features.repeat_interleave(count, 0), actions.flatten(0, 1), valid)
-        return q.unflatten(1, (batch, count))
-
     # -- mechanics -------------------------------------------------------------------------------
 
     def _negative_instructions(
@@ -216,16 +220,17 @@ class CriticTrainer:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Swap some instructions for ones of another task: those chunks lead nowhere."""
         count = len(reward)
-        swap = torch.rand(count, generator=self.generator) < self.config.negative_share
-        other = torch.randint(len(self.embeddings), (count,), generator=self.generator)
-        own = torch.from_numpy(batch.instruction)
+        random = {"generator": self.generator, "device": self.device}
+        swap = torch.rand(count, **random) < self.config.negative_share
+        other = torch.randint(len(self.embeddings), (count,), **random)
+        own = torch.from_numpy(batch.instruction).to(self.device)
         swap &= self.task_of[other] != self.task_of[own]
         now.language = torch.where(swap[:, None], self.embeddings[other], now.language)
-        failure = torch.tensor(self.config.failure_value)
+        failure = self.config.failure_value
         return (
-            torch.where(swap, failure, reward),
-            torch.where(swap, torch.zeros(()), discount),
-            torch.where(swap, failure, returns),
+            reward.masked_fill(swap, failure),
+            discount.masked_fill(swap, 0.0),
+            returns.masked_fill(swap, failure),
         )
 
     def _descend(self, name: str, loss: Tensor) -> None:
@@ -233,9 +238,11 @@ class CriticTrainer:
         warm = min(1.0, (self.step + 1) / max(self.config.warmup_steps, 1)) if name != "temperature" else 1.0
         optimiser.param_groups[0]["lr"] = self._rates[name] * warm
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        parameters = list(module.parameters())
+        # Only this network's gradients: the actor's loss passes through the critic without touching it.
+        loss.backward(inputs=parameters)
         if self.config.gradient_clip > 0:
-            nn.utils.clip_grad_norm_(module.parameters(), self.config.gradient_clip)
+            nn.utils.clip_grad_norm_(parameters, self.config.gradient_clip)
         optimiser.step()
 
     @torch.no_grad()
@@ -254,27 +261,37 @@ def build_inputs(
     features: Float32 | None,
     images: dict[str, Any],
 ) -> Inputs:
-    """Normalised network inputs from physical arrays with a batch dimension; checks what is there."""
-    wanted = {"state": "environment_state", "frozen_clip": "features"}.get(encoder, "images")
-    extras: dict[str, Any] = {}
-    if wanted == "images":
-        if not images:
-            raise DataError(mismatch("critic input", "images", "uint8 pictures", "none"))
-        extras["images"] = {name: torch.as_tensor(value) for name, value in images.items()}
+    """Normalised network inputs, on the device of `language`, from physical arrays with a batch dimension.
+
+    Raises DataError when what the encoder reads is missing.
+    """
+    device = language.device
+
+    def normalized(name: str, value: Float32 | None, normalizer: Normalizer | None) -> Tensor | None:
+        if normalizer is None:
+            return None
+        if value is None:
+            raise DataError(mismatch("critic input", name, "an array", "none"))
+        return normalizer(torch.from_numpy(value).to(device))
+
+    inputs = Inputs(language=language, state=normalizers.state(torch.from_numpy(state).to(device)))
+    if encoder == "state":
+        privileged = normalizers.environment_state
+        inputs.environment_state = normalized("environment_state", environment_state, privileged)
+    elif encoder == "frozen_clip":
+        inputs.features = normalized("features", features, normalizers.features)
+    elif not images:
+        raise DataError(mismatch("critic input", "images", "uint8 pictures", "none"))
     else:
-        value, normalizer = locals()[wanted], getattr(normalizers, wanted)
-        if normalizer is not None:
-            if value is None:
-                raise DataError(mismatch("critic input", wanted, "an array", "none"))
-            extras[wanted] = normalizer(torch.from_numpy(value))
-    return Inputs(language=language, state=normalizers.state(torch.from_numpy(state)), **extras)
+        inputs.images = {name: torch.as_tensor(value).to(device) for name, value in images.items()}
+    return inputs
 
 
 def _q_metrics(q: Tensor, target: Tensor) -> dict[str, float]:
     q = q.detach()
     return {
         "q_mean": float(q.mean()),
-        "q_std": float(q.std()),
+        "q_std": float(q.std(correction=0)),
         "target_mean": float(target.mean()),
         "member_spread": float((q.max(0).values - q.min(0).values).mean()),
     }

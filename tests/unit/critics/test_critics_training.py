@@ -71,7 +71,8 @@ def test_the_actor_step_does_not_move_the_critic():
     trainer = make_trainer("calql")
     trainer.update(make_batch(4))
     before = _flat(trainer.critic)
-    trainer._improve_actor(trainer.inputs(make_batch(4), following=False))
+    now = trainer.inputs(make_batch(4), following=False)
+    trainer._improve_actor(trainer.critic.encode(now), trainer.actor.gaussian(now))
     assert torch.equal(_flat(trainer.critic), before)
 
 
@@ -170,6 +171,16 @@ def test_batches_are_counted_by_the_normaliser_that_serves():
     batch = make_batch(4)
     batch.actions[0, 0, 0] = 0.5  # the range is 0.1
     assert trainer.update(batch)["action_clip_rate"] == pytest.approx(1 / 24)
+
+
+def test_dropout_leaves_the_target_network_alone():
+    trainer = make_trainer(network={"dropout": 0.5})
+    trainer.update(make_batch(4))
+    inputs = trainer.inputs(make_batch(4), following=False)
+    actions, valid = torch.zeros(4, 2, 3), torch.ones(4, 2).bool()
+    for network, same in ((trainer.target, True), (trainer.critic, False)):
+        first, second = (network(network.encode(inputs), actions, valid) for _ in range(2))
+        assert torch.equal(first, second) is same
 
 
 def test_two_trainers_with_one_seed_are_identical():
