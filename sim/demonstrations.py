@@ -13,8 +13,8 @@ from valueguide.types import Episode, Observation, Step
 def demonstrate(env: TabletopEnv, seed: int, skill: float) -> Episode:
     """One attempt at `env`'s task. skill 1.0 is flawless, 0.0 nearly always flawed.
 
-    The demonstrator stops when the task is done, has failed, or the plan is over; an attempt that
-    ended without a verdict is `truncated`.
+    The demonstrator stops when the task is done, has failed, or the plan is over without success, which
+    counts as a failure ("gave_up"); an attempt that ran out of time is `truncated`.
     """
     raw, info = env.reset(seed=seed)
     rng = np.random.default_rng([10, seed])
@@ -27,7 +27,9 @@ def demonstrate(env: TabletopEnv, seed: int, skill: float) -> Episode:
         observation = to_observation(raw, instruction, len(steps), CONTROL_HZ)
         action = np.clip(expert.action(), env.action_space.low, env.action_space.high)
         raw, reward, terminated, truncated, info = env.step(action)
-        truncated = truncated or (expert.finished and not terminated)
+        # Giving up is a verdict, a failure that a critic must learn from; only the time limit is none.
+        gave_up = expert.finished and not terminated and not truncated
+        terminated = terminated or gave_up
         steps.append(
             Step(
                 observation=observation,
@@ -49,7 +51,7 @@ def demonstrate(env: TabletopEnv, seed: int, skill: float) -> Episode:
         "task_name": env.task.name,
         "skill": skill,
         "flaws": list(flaws.kinds),
-        "failure": info["failure"],
+        "failure": "gave_up" if gave_up else info["failure"],
         "progress": [round(float(p), 4) for p in progress],
     }
     return Episode(steps, last, instruction, facts)
