@@ -37,7 +37,7 @@ def _weights(trainer):
 
 @pytest.mark.parametrize("algo", ["iql", "calql"])
 def test_an_interrupted_run_continues_bit_for_bit(algo, tmp_path):
-    options = {"negative_share": 0.5, "gradient_clip": 1.0, "weight_decay": 0.01}
+    options = {"network": {"dropout": 0.2}, "negative_share": 0.5, "gradient_clip": 1.0, "weight_decay": 0.01}
     whole = make_trainer(algo, **options)
     metrics = _train(whole, 0, 6)
     half = make_trainer(algo, **options)

@@ -187,9 +187,9 @@ def test_state_is_left_out_when_asked():
     assert without.encode(batch_inputs(2)).shape == (2, without.encoder.dim)
 
 
-@pytest.mark.parametrize("wrong", [{"encoder": "vit"}, {"members": 0}])
+@pytest.mark.parametrize("wrong", [{"encoder": "vit"}, {"members": 0}, {"dropout": 1.0}])
 def test_impossible_networks_are_refused(wrong):
-    with pytest.raises(ConfigError, match="critic: (encoder|members): expected"):
+    with pytest.raises(ConfigError, match="critic: (encoder|members|dropout): expected"):
         NetworkConfig(**wrong)
 
 
