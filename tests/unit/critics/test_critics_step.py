@@ -83,3 +83,34 @@ def test_padding_is_no_clipped_action():
     batch = make_batch(2)
     batch.actions[:, 0], batch.actions[:, 1], batch.valid[:, 1] = 0.5, 0.0, False
     assert trainer.update(batch)["action_clip_rate"] == 0
+
+
+def test_the_backup_of_cal_ql_asks_the_target_network():
+    trainer = make_trainer("calql")
+    with torch.no_grad():
+        trainer.target.head.out.weight.zero_()
+        trainer.target.head.out.bias.fill_(-7.0)
+    batch = make_batch(4)
+    expected = (batch.reward + batch.discount * -7).mean()
+    assert trainer.update(batch)["target_mean"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_uniform_and_policy_samples_are_told_apart(monkeypatch):
+    trainer = make_trainer("calql", policy_samples=4)
+    with torch.no_grad():
+        trainer.actor.mean.bias.fill_(40.0)  # every action of the policy is 1
+    # A critic whose value is the mean of the action, so that it shows which samples it was given.
+    monkeypatch.setattr(
+        trainer.critic, "score_many", lambda _, actions: actions.mean((2, 3)).expand(2, -1, -1)
+    )
+    seen = {}
+
+    def watch(q_data, q_uniform, q_policy, log_density_policy, mc_return, chunk_size):
+        seen.update(uniform=q_uniform, policy=q_policy, density=log_density_policy, size=chunk_size)
+        return q_data.mean()
+
+    monkeypatch.setattr("valueguide.critics.trainer.losses.conservative_loss", watch)
+    trainer.update(make_batch(3))
+    assert seen["uniform"].shape == (2, 3, 4) and seen["policy"].shape == (2, 3, 8)
+    assert (seen["policy"] > 0.999).all() and (seen["uniform"] < 0.99).all()
+    assert seen["density"].shape == (3, 8) and seen["size"] == 2 * 3
