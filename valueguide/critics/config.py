@@ -8,6 +8,7 @@ from valueguide.errors import ConfigError, mismatch
 
 ENCODERS = ("resnet34_film", "small_film_cnn", "state", "frozen_clip")
 ALGORITHMS = ("calql", "iql")
+SAMPLERS = ("actor", "proposals")
 #: Fewer HL-Gauss bins leave no room for the padding at both ends of the support.
 MIN_BINS = 8
 
@@ -81,9 +82,11 @@ class NetworkConfig:
 class TrainConfig:
     """Hyper-parameters; the defaults are V-GPS's (see docs/critics.md for their sources).
 
-    conservative_weight: alpha of Cal-QL. policy_samples: actions drawn from pi(s) and from pi(s') each,
-    and as many uniform ones. expectile: of the IQL value loss. negative_share: fraction of each batch
-    whose instruction is swapped for another one, with the failure value as target.
+    conservative_weight: alpha of Cal-QL. sampler: where its policy chunks come from: a SAC actor trained
+    along, or `proposals` of the policy that will be steered, handed to every update. policy_samples:
+    chunks drawn from pi(s) and from pi(s') each (of the actor), and as many uniform ones. expectile: of
+    the IQL value loss. negative_share: fraction of each batch whose instruction is swapped for another
+    one, with the failure value as target.
     """
 
     algo: str = "iql"
@@ -96,6 +99,7 @@ class TrainConfig:
     weight_decay: float = 0.0
     gradient_clip: float = 0.0
     conservative_weight: float = 5.0
+    sampler: str = "actor"
     policy_samples: int = 4
     expectile: float = 0.7
     negative_share: float = 0.0
@@ -104,8 +108,17 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.algo not in ALGORITHMS:
             raise ConfigError(mismatch("critic", "algo", ALGORITHMS, repr(self.algo)))
-        if not 0.0 < self.gamma < 1.0:
-            raise ConfigError(mismatch("critic", "gamma", "between 0 and 1", self.gamma))
+        if self.sampler not in SAMPLERS:
+            raise ConfigError(mismatch("critic", "sampler", SAMPLERS, repr(self.sampler)))
+        for name in ("gamma", "expectile"):
+            if not 0.0 < getattr(self, name) < 1.0:
+                raise ConfigError(mismatch("critic", name, "between 0 and 1", getattr(self, name)))
+        if not 0.0 < self.polyak <= 1.0:
+            raise ConfigError(mismatch("critic", "polyak", "above 0, at most 1", self.polyak))
+        if not 0.0 <= self.negative_share <= 1.0:
+            raise ConfigError(mismatch("critic", "negative_share", "0 to 1", self.negative_share))
+        if self.policy_samples < 1:
+            raise ConfigError(mismatch("critic", "policy_samples", "1 or more", self.policy_samples))
 
     @property
     def failure_value(self) -> float:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from valueguide.critics.config import CriticSpec, NetworkConfig
 from valueguide.critics.resnet import RESNET34_STAGES, FiLMResNet, add_coordinates, coordinates
+from valueguide.errors import ConfigError, mismatch
 
 _TRUNK = 256
 
@@ -36,6 +37,8 @@ class ImageEncoder(nn.Module):
     def __init__(self, spec: CriticSpec, config: NetworkConfig) -> None:
         super().__init__()
         small = config.encoder == "small_film_cnn"
+        if not spec.cameras:
+            raise ConfigError(mismatch("critic", f"cameras of {config.encoder}", "one or more", "none"))
         self.cameras = tuple(spec.cameras)
         self.nets = nn.ModuleList(
             SmallFiLMNet(config.language_dim) if small else FiLMResNet(config.language_dim, RESNET34_STAGES)
@@ -87,6 +90,8 @@ class VectorEncoder(nn.Module):
         self.use_state = config.use_state
         size = config.feature_dim if self.from_features else spec.environment_state_dim
         size += spec.state_dim if config.use_state else 0
+        if not size:
+            raise ConfigError(mismatch("critic", f"inputs of {config.encoder}", "one number or more", "none"))
         self.first, self.second = nn.Linear(size, _TRUNK), nn.Linear(_TRUNK, _TRUNK)
         self.scale = nn.Linear(config.language_dim, _TRUNK)
         self.shift = nn.Linear(config.language_dim, _TRUNK)

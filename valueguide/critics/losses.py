@@ -43,16 +43,17 @@ def conservative_loss(
     q_policy: Tensor,
     log_density_policy: Tensor,
     mc_return: Tensor,
-    chunk_size: int,
+    chunk_size: Tensor | int,
 ) -> Tensor:
     """Cal-QL's regulariser: mean of logsumexp(Q - log density) over all samples, minus Q of the data.
 
-    q_data: (M, B). q_uniform: (M, B, U), actions uniform in [-1, 1]^chunk_size. q_policy: (M, B, P) with
-    log_density_policy (B, P). mc_return: (B,), -inf where unknown. Only the policy's samples are lifted
-    to the return (max(Q, G)); with G = -inf this is CQL.
+    q_data: (M, B). q_uniform: (M, B, U), actions uniform in [-1, 1]^chunk_size; chunk_size: one number, or
+    (B,) where chunks end early. q_policy: (M, B, P) with log_density_policy (B, P). mc_return: (B,), -inf
+    where unknown. Only the policy's samples are lifted to the return (max(Q, G)); with G = -inf this is CQL.
     """
     calibrated = torch.maximum(q_policy, mc_return.view(1, -1, 1).expand_as(q_policy))
-    uniform = q_uniform - uniform_log_density(chunk_size)
+    size = torch.as_tensor(chunk_size, device=q_data.device).view(1, -1, 1)
+    uniform = q_uniform - size * uniform_log_density(1)
     samples = torch.cat([uniform, calibrated - log_density_policy.detach()], dim=-1)
     return (torch.logsumexp(samples, dim=-1) - q_data).mean()
 

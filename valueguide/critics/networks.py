@@ -95,9 +95,15 @@ class CriticNetwork(nn.Module):
         """Raw head outputs (M, B, 1 or bins). actions: normalised (B, E, A). valid: bool (B, E)."""
         return self.head(torch.cat([features, self._chunk_inputs(actions, valid)], dim=1))
 
-    def score_many(self, features: Tensor, actions: Tensor) -> Tensor:
-        """Q (M, B, P) of P whole chunks for each of B encodings. actions: normalised (B, P, E, A)."""
-        valid = actions.new_ones(actions.shape[:-1], dtype=torch.bool)
+    def score_many(self, features: Tensor, actions: Tensor, valid: Tensor | None = None) -> Tensor:
+        """Q (M, B, P) of P chunks for each of B encodings. actions: normalised (B, P, E, A).
+
+        valid: bool (B, E), which steps of all P chunks count; every step without it.
+        """
+        if valid is None:
+            valid = actions.new_ones(actions.shape[:-1], dtype=torch.bool)
+        else:
+            valid = valid.unsqueeze(1).expand(actions.shape[:-1])
         q = self.value(self.head.pairs(features, self._chunk_inputs(actions, valid)))
         return q.unflatten(1, actions.shape[:2])
 
@@ -150,7 +156,7 @@ class ActorNetwork(nn.Module):
         self.log_std = nn.Linear(config.hidden, math.prod(self.shape))
 
     def forward(self, inputs: Inputs, samples: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """actions (B, samples, E, A) in (-1, 1) and their log densities (B, samples), reparameterised."""
+        """What `sample` returns, for a batch of observations."""
         return self.sample(*self.gaussian(inputs), samples, generator)
 
     def gaussian(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
@@ -161,7 +167,10 @@ class ActorNetwork(nn.Module):
     def sample(
         self, mean: Tensor, log_std: Tensor, samples: int, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """What `forward` returns, for a Gaussian that is already known."""
+        """actions (B, samples, E, A) in (-1, 1) and the log density (B, samples, E) of each of their steps.
+
+        Both are reparameterised. mean, log_std: of `gaussian`.
+        """
         mean, log_std = mean.unsqueeze(1), log_std.unsqueeze(1)
         shape = (len(mean), samples, mean.shape[-1])
         noise = torch.randn(shape, generator=generator, device=mean.device)
@@ -169,4 +178,5 @@ class ActorNetwork(nn.Module):
         gaussian = -0.5 * noise**2 - log_std - 0.5 * math.log(2 * math.pi)
         # log(1 - tanh(x)^2), written so that large |x| does not underflow
         squash = 2 * (math.log(2) - raw - F.softplus(-2 * raw))
-        return torch.tanh(raw).unflatten(-1, self.shape), (gaussian - squash).sum(-1)
+        density = (gaussian - squash).unflatten(-1, self.shape).sum(-1)
+        return torch.tanh(raw).unflatten(-1, self.shape), density

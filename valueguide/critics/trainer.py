@@ -34,6 +34,17 @@ class Normalizers:
     features: Normalizer | None = None
 
 
+@dataclass(frozen=True)
+class Proposals:
+    """Chunks of the policy that will be steered, for Cal-QL with `sampler="proposals"`.
+
+    current, following: float32 (B, P, E, A), physical, proposed at s and at s'.
+    """
+
+    current: Float32
+    following: Float32
+
+
 class CriticTrainer:
     """Holds the networks, their targets and optimisers.
 
@@ -66,7 +77,7 @@ class CriticTrainer:
         if config.algo == "iql":
             self.value = ValueNetwork(spec, network).to(self.device)
             self.modules["value"] = self.value
-        else:
+        elif config.sampler == "actor":
             self.actor = ActorNetwork(spec, network).to(self.device)
             self.log_temperature = nn.Parameter(torch.zeros((), device=self.device))
             self.modules["actor"] = self.actor
@@ -82,11 +93,13 @@ class CriticTrainer:
         }
         self._rates = {name: o.param_groups[0]["lr"] for name, o in self.optimisers.items()}
 
-    def update(self, batch: ChunkBatch) -> dict[str, float]:
+    def update(self, batch: ChunkBatch, proposals: Proposals | None = None) -> dict[str, float]:
         """One gradient step on every network and one Polyak step. Returns metrics.
 
-        Raises DataError when the batch lacks what the encoder needs, or when a loss is no longer finite.
+        proposals: with `sampler="proposals"`, and only then. Raises DataError when the batch lacks what the
+        encoder needs, when proposals are missing or misshapen, or when a loss is no longer finite.
         """
+        self._check_proposals(batch, proposals)
         now, after = self.inputs(batch, following=False), self.inputs(batch, following=True)
         valid, reward, discount, returns = (
             torch.from_numpy(a).to(self.device)
@@ -95,8 +108,10 @@ class CriticTrainer:
         actions = self.normalizers.action(torch.from_numpy(batch.actions).to(self.device), valid)
         if self.config.negative_share > 0:
             reward, discount, returns = self._negative_instructions(now, batch, reward, discount, returns)
-        step = self._iql if self.config.algo == "iql" else self._calql
-        metrics = step(now, after, actions, valid, reward, discount, returns)
+        if self.config.algo == "iql":
+            metrics = self._iql(now, after, actions, valid, reward, discount)
+        else:
+            metrics = self._calql(now, after, actions, valid, reward, discount, returns, proposals)
         for name, value in metrics.items():
             if not math.isfinite(value):
                 where = f"critic training, step {self.step}"
@@ -133,7 +148,6 @@ class CriticTrainer:
         valid: Tensor,
         reward: Tensor,
         discount: Tensor,
-        _: Tensor,
     ) -> dict[str, float]:
         with torch.no_grad():
             target_q = self.target(self.target.encode(now), actions, valid)
@@ -159,51 +173,73 @@ class CriticTrainer:
         reward: Tensor,
         discount: Tensor,
         returns: Tensor,
+        proposals: Proposals | None,
     ) -> dict[str, float]:
-        count, generator = self.config.policy_samples, self.generator
-        shape = (len(reward), count, *self.actor.shape)
-        gaussian = self.actor.gaussian(now)
+        count, chunk_shape = self.config.policy_samples, (self.spec.executed_length, self.spec.action_dim)
+        gaussian = self.actor.gaussian(now) if proposals is None else None
         with torch.no_grad():
-            next_actions, next_density = self.actor(after, count, generator)
+            policy_actions, next_actions, density = self._policy_chunks(gaussian, after, valid, proposals)
             next_q = self.target.score_many(self.target.encode(after), next_actions)
-            policy_actions, density = self.actor.sample(*gaussian, count, generator)
-            uniform = torch.rand(shape, generator=generator, device=self.device) * 2 - 1
+            shape = (len(reward), count, *chunk_shape)
+            uniform = torch.rand(shape, generator=self.generator, device=self.device) * 2 - 1
         target = losses.td_target(reward, discount, next_q)
         features = self.critic.encode(now)
         q, td = self._td(features, actions, valid, target)
         sampled = torch.cat([uniform, policy_actions, next_actions], dim=1)
-        q_uniform, q_policy = self.critic.score_many(features, sampled).split([count, 2 * count], dim=2)
-        conservative = losses.conservative_loss(
-            q,
-            q_uniform,
-            q_policy,
-            torch.cat([density, next_density], dim=1),
-            returns,
-            math.prod(self.actor.shape),
-        )
+        # A chunk that ended early competes with chunks of its own length, not with whole ones.
+        q_uniform, q_policy = self.critic.score_many(features, sampled, valid).tensor_split([count], dim=2)
+        sizes = valid.sum(1) * self.spec.action_dim
+        conservative = losses.conservative_loss(q, q_uniform, q_policy, density, returns, sizes)
         # The actor steps first, so that both losses belong to the same weights of the critic, as in V-GPS.
-        actor_loss, entropy = self._improve_actor(features.detach(), gaussian)
+        metrics = self._improve_actor(features.detach(), gaussian) if gaussian is not None else {}
         self._descend("critic", td + self.config.conservative_weight * conservative)
         return {
             "td_loss": float(td.detach()),
             "conservative_loss": float(conservative.detach()),
-            "actor_loss": actor_loss,
-            "entropy": entropy,
-            "temperature": float(self.log_temperature.detach().exp()),
+            **metrics,
             **_q_metrics(q, target),
         }
 
-    def _improve_actor(self, features: Tensor, gaussian: tuple[Tensor, Tensor]) -> tuple[float, float]:
+    def _policy_chunks(
+        self,
+        gaussian: tuple[Tensor, Tensor] | None,
+        after: Inputs,
+        valid: Tensor,
+        proposals: Proposals | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalised chunks of the policy at s and at s' (B, P, E, A), and the log densities of both (B, 2P)
+        over the steps of the data's chunk."""
+        steps = valid.unsqueeze(1)
+        if proposals is not None:
+            now, following = (
+                self.normalizers.action(torch.from_numpy(chunks).to(self.device))
+                for chunks in (proposals.current, proposals.following)
+            )
+            # Nobody knows their density: they weigh as much as uniform ones.
+            each = steps * (self.spec.action_dim * losses.uniform_log_density(1))
+            return now, following, each.sum(-1).expand(-1, now.shape[1] + following.shape[1])
+        assert gaussian is not None
+        count, generator = self.config.policy_samples, self.generator
+        following, next_density = self.actor.sample(*self.actor.gaussian(after), count, generator)
+        now, density = self.actor.sample(*gaussian, count, generator)
+        return now, following, (torch.cat([density, next_density], dim=1) * steps).sum(-1)
+
+    def _improve_actor(self, features: Tensor, gaussian: tuple[Tensor, Tensor]) -> dict[str, float]:
         """One step of actor and temperature. features: the critic's, (B, F), without gradient."""
         chosen, density = self.actor.sample(*gaussian, 1, self.generator)
         q = self.critic.score_many(features, chosen).squeeze(-1)
-        loss = losses.actor_loss(q, density.squeeze(-1), self.log_temperature.exp())
+        log_density = density.sum(-1).squeeze(-1)
+        loss = losses.actor_loss(q, log_density, self.log_temperature.exp())
         self._descend("actor", loss)
-        entropy_target = -float(math.prod(self.actor.shape))
+        entropy_target = -float(self.spec.executed_length * self.spec.action_dim)
         self._descend(
-            "temperature", losses.temperature_loss(self.log_temperature, density.squeeze(-1), entropy_target)
+            "temperature", losses.temperature_loss(self.log_temperature, log_density, entropy_target)
         )
-        return float(loss.detach()), float(-density.detach().mean())
+        return {
+            "actor_loss": float(loss.detach()),
+            "entropy": float(-log_density.detach().mean()),
+            "temperature": float(self.log_temperature.detach().exp()),
+        }
 
     def _td(self, features: Tensor, actions: Tensor, valid: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Q of the data (M, B) and its regression loss: squared error, or HL-Gauss cross-entropy."""
@@ -212,6 +248,18 @@ class CriticTrainer:
         if self.critic.bins is None:
             return q, losses.td_loss(q, target)
         return q, self.critic.bins.loss(outputs, target.expand(q.shape)).mean()
+
+    def _check_proposals(self, batch: ChunkBatch, proposals: Proposals | None) -> None:
+        wanted = self.config.algo == "calql" and self.config.sampler == "proposals"
+        if (proposals is not None) != wanted:
+            found = "none" if proposals is None else "some"
+            raise DataError(mismatch("critic training", "proposals", "some" if wanted else "none", found))
+        if proposals is not None:
+            rows, steps, size = batch.actions.shape
+            for name, chunks in vars(proposals).items():
+                if chunks.ndim != 4 or chunks.shape != (rows, max(chunks.shape[1], 1), steps, size):
+                    shape = f"({rows}, P >= 1, {steps}, {size})"
+                    raise DataError(mismatch("critic training", f"{name} proposals", shape, chunks.shape))
 
     # -- mechanics -------------------------------------------------------------------------------
 

@@ -199,13 +199,13 @@ def test_the_actors_log_density_is_that_of_a_tanh_gaussian():
     inputs = batch_inputs(3)
     inputs = Inputs(inputs.language.double(), inputs.state.double(), inputs.environment_state.double())
     actions, density = actor(inputs, 7, torch.Generator().manual_seed(0))
-    assert actions.shape == (3, 7, 2, 2) and density.shape == (3, 7)
+    assert actions.shape == (3, 7, 2, 2) and density.shape == (3, 7, 2)
     hidden = actor.trunk(actor.encoder(inputs))
     mean, std = actor.mean(hidden), actor.log_std(hidden).clamp(-5, 2).exp()
     reference = torch.distributions.TransformedDistribution(
         torch.distributions.Normal(mean[:, None], std[:, None]), [torch.distributions.TanhTransform()]
     )
-    expected = reference.log_prob(actions.flatten(2)).sum(-1)
+    expected = reference.log_prob(actions.flatten(2)).unflatten(-1, (2, 2)).sum(-1)
     torch.testing.assert_close(density, expected, atol=1e-5, rtol=1e-5)
 
 
