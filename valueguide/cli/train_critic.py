@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +24,15 @@ from valueguide.critics.language import MiniLMEncoder
 from valueguide.critics.normalizer import Normalizer
 from valueguide.critics.trainer import CriticTrainer, Normalizers
 from valueguide.data.frames import FrameCache
-from valueguide.data.loader import ChunkLoader
+from valueguide.data.loader import ChunkLoader, ObservationKind
+from valueguide.data.mixture import ChunkMixture
 from valueguide.data.reader import EpisodeDataset
 from valueguide.errors import ConfigError, mismatch
 from valueguide.types import ChunkBatch, Float32
 
 #: Every tenth episode is held back for the metrics in the manifest.
 _HOLD_EVERY = 10
-_METRIC_ROWS = 4096
+_METRIC_ROWS, _METRIC_PICTURES = 4096, 512
 #: The spread limit is this many times the 99.9th percentile of the spread on held-back data.
 _SPREAD_MARGIN = 2.0
 
@@ -44,17 +43,17 @@ def train_critic(args: argparse.Namespace) -> dict[str, Any]:
     encoder = _encoder_kind(args, datasets)
     clip = clip_folder(args.backbone) if encoder == "frozen_clip" else None
     features: list[Float32 | None] = [vision_features(d, clip) if clip else None for d in datasets]
-    mixture = _Mixture(args, datasets, encoder, features)
+    mixture, held_back = _mixtures(args, datasets, encoder, features)
     trainer = _build(args, datasets, encoder, features, mixture.instructions)
     training = args.out.parent / f"{args.out.name}.training"
     if (training / TRAINING_STATE).exists():
         resume_training(training, trainer)
     metrics = _loop(args, trainer, mixture, training)
-    held_back = evaluate(trainer, mixture.held_back())
+    quality = evaluate(trainer, held_back.batch(0))
     facts = {
         "dataset_id": [d.dataset_id for d in datasets],
-        "metrics": {**metrics, **held_back},
-        "spread_limit": held_back["spread_p999"] * _SPREAD_MARGIN,
+        "metrics": {**metrics, **quality},
+        "spread_limit": quality["spread_p999"] * _SPREAD_MARGIN,
         "gamma": args.gamma,
     }
     tower, tower_config = _tower(clip)
@@ -74,59 +73,33 @@ def _encoder_kind(args: argparse.Namespace, datasets: list[EpisodeDataset]) -> s
     return str(kind)
 
 
-class _Mixture:
-    """Draws each batch from one of the datasets, in proportion to their frames."""
-
-    def __init__(
-        self,
-        args: argparse.Namespace,
-        datasets: list[EpisodeDataset],
-        encoder: str,
-        features: list[Float32 | None],
-    ) -> None:
-        self.instructions = list(dict.fromkeys(s for d in datasets for s in d.instructions))
-        self._rows = [np.array([self.instructions.index(s) for s in d.instructions]) for d in datasets]
-        kind = {"state": "state", "frozen_clip": "features"}.get(encoder, "images")
-        self._seed = args.seed
-        weights = np.array([d.frames for d in datasets], float)
-        self._weights = weights / weights.sum()
-        self._loaders, self._held = [], []
-        for dataset, values in zip(datasets, features, strict=True):
-            held = [e for e in range(dataset.episodes) if e % _HOLD_EVERY == _HOLD_EVERY - 1]
-            kept = [e for e in range(dataset.episodes) if e not in set(held)] or held
-            options: dict[str, Any] = {
-                "executed_length": args.execute,
-                "gamma": args.gamma,
-                "seed": args.seed,
-                "observation": kind,
-                "features": values,
-                "frames": FrameCache.build(dataset) if kind == "images" else None,
-            }
-            self._loaders.append(ChunkLoader(dataset, batch_size=args.batch_size, episodes=kept, **options))
-            rows = _METRIC_ROWS if kind != "images" else 512
-            self._held.append(ChunkLoader(dataset, batch_size=rows, episodes=held or kept, **options))
-
-    def iterate(self, start: int) -> Iterator[ChunkBatch]:
-        """Endless batches from step `start` on; a function of (seed, step), so runs resume exactly."""
-        if len(self._loaders) == 1:
-            yield from self._loaders[0].iterate(start)
-        step = start
-        while True:
-            pick = int(
-                np.random.default_rng([self._seed, 1, step]).choice(len(self._weights), p=self._weights)
+def _mixtures(
+    args: argparse.Namespace, datasets: list[EpisodeDataset], encoder: str, features: list[Float32 | None]
+) -> tuple[ChunkMixture, ChunkMixture]:
+    """What is trained on, and every tenth episode of each dataset, held back for the metrics."""
+    kind: ObservationKind = {"state": "state", "frozen_clip": "features"}.get(encoder, "images")  # type: ignore[assignment]
+    kept_loaders: list[ChunkLoader] = []
+    held_loaders: list[ChunkLoader] = []
+    for dataset, values in zip(datasets, features, strict=True):
+        held = [e for e in range(dataset.episodes) if e % _HOLD_EVERY == _HOLD_EVERY - 1]
+        kept = [e for e in range(dataset.episodes) if e not in set(held)] or held
+        frames = FrameCache.build(dataset) if kind == "images" else None
+        for loaders, episodes in ((kept_loaders, kept), (held_loaders, held or kept)):
+            loader = ChunkLoader(
+                dataset,
+                args.execute,
+                args.gamma,
+                observation=kind,
+                features=values,
+                frames=frames,
+                episodes=episodes,
             )
-            yield self._common(self._loaders[pick].batch(step), pick)
-            step += 1
-
-    def held_back(self) -> list[ChunkBatch]:
-        return [self._common(loader.batch(0), i) for i, loader in enumerate(self._held)]
-
-    def _common(self, batch: ChunkBatch, dataset: int) -> ChunkBatch:
-        return replace(batch, instruction=self._rows[dataset][batch.instruction])
-
-    @property
-    def wait_share(self) -> float:
-        return self._loaders[0].wait_share
+            loaders.append(loader)
+    rows = _METRIC_PICTURES if kind == "images" else _METRIC_ROWS
+    return (
+        ChunkMixture(kept_loaders, args.batch_size, args.seed),
+        ChunkMixture(held_loaders, rows, args.seed),
+    )
 
 
 def _build(
@@ -192,7 +165,7 @@ def _task_numbers(datasets: list[EpisodeDataset], instructions: list[str]) -> ND
 
 
 def _loop(
-    args: argparse.Namespace, trainer: CriticTrainer, mixture: _Mixture, training: Path
+    args: argparse.Namespace, trainer: CriticTrainer, mixture: ChunkMixture, training: Path
 ) -> dict[str, float]:
     latest: dict[str, float] = {}
     batches = mixture.iterate(trainer.step)
@@ -208,21 +181,16 @@ def _loop(
 
 
 @torch.no_grad()
-def evaluate(trainer: CriticTrainer, batches: list[ChunkBatch]) -> dict[str, float]:
+def evaluate(trainer: CriticTrainer, batch: ChunkBatch) -> dict[str, float]:
     """On held-back chunks: rank correlation of Q with the return, error, and the ensemble's spread."""
-    q_all, returns, spreads = [], [], []
-    for batch in batches:
-        inputs = trainer.inputs(batch, following=False)
-        actions = trainer.normalizers.action(torch.from_numpy(batch.actions))
-        q = trainer.target(trainer.target.encode(inputs), actions, torch.from_numpy(batch.valid))
-        q_all.append(q.min(0).values.numpy())
-        spreads.append((q.max(0).values - q.min(0).values).numpy())
-        returns.append(batch.mc_return)
-    value, outcome, spread = np.concatenate(q_all), np.concatenate(returns), np.concatenate(spreads)
-    known = np.isfinite(outcome)
+    inputs = trainer.inputs(batch, following=False)
+    actions = trainer.normalizers.action(torch.from_numpy(batch.actions))
+    q = trainer.target(trainer.target.encode(inputs), actions, torch.from_numpy(batch.valid))
+    value, spread = q.min(0).values.numpy(), (q.max(0).values - q.min(0).values).numpy()
+    known = np.isfinite(batch.mc_return)
     return {
-        "rank_correlation": _spearman(value[known], outcome[known]),
-        "return_error": float(np.abs(value - outcome)[known].mean()),
+        "rank_correlation": _spearman(value[known], batch.mc_return[known]),
+        "return_error": float(np.abs(value - batch.mc_return)[known].mean()),
         "spread_mean": float(spread.mean()),
         "spread_p999": float(np.quantile(spread, 0.999)),
     }

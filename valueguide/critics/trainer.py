@@ -151,8 +151,9 @@ class CriticTrainer:
     ) -> dict[str, float]:
         with torch.no_grad():
             target_q = self.target(self.target.encode(now), actions, valid)
-            next_value = self.value(after)
-        value = self.value(now)
+            # A target must not depend on which units dropout leaves out.
+            next_value = self.value.eval()(after)
+        value = self.value.train()(now)
         value_loss = losses.expectile_loss(target_q.min(0).values, value, self.config.expectile)
         self._descend("value", value_loss)
         target = losses.value_target(reward, discount, next_value)

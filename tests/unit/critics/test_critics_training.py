@@ -194,3 +194,13 @@ def test_two_trainers_with_one_seed_are_identical():
 def test_impossible_training_settings_are_refused(wrong):
     with pytest.raises(ConfigError, match="critic: (algo|gamma): expected"):
         TrainConfig(**wrong)
+
+
+def test_dropout_does_not_reach_the_targets_of_iql():
+    targets = []
+    for seed in (1, 2):
+        trainer = make_trainer("iql", network={"dropout": 0.5})
+        torch.manual_seed(seed)
+        targets.append(trainer.update(make_batch(4))["target_mean"])
+        assert trainer.value.training
+    assert targets[0] == targets[1]
