@@ -71,9 +71,11 @@ def learner_speed(
 
 def image_bytes(dataset: EpisodeDataset) -> dict[str, float]:
     """Bytes a frame in the uint8 cache, and as float32, which is what LeRobot's replay buffer keeps."""
-    height, width = dataset.image_shape(dataset.cameras[0])
-    pixels = height * width * 3 * len(dataset.cameras)
-    return {"uint8": float(pixels), "float32": 4.0 * pixels, "ratio": 0.25}
+    cache = FrameCache.build(dataset)
+    frames = [cache.images(np.array([0]), camera) for camera in dataset.cameras]
+    cached = float(sum(frame.nbytes for frame in frames))
+    as_float = float(sum(frame.astype(np.float32).nbytes for frame in frames))
+    return {"uint8": cached, "float32": as_float, "ratio": cached / as_float}
 
 
 def _trainer(dataset: EpisodeDataset, encoder: str) -> CriticTrainer:
