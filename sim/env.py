@@ -1,7 +1,8 @@
 """`TabletopEnv`: one task of the WidowX AI tabletop as a gymnasium environment.
 
 Observation: `agent_pos` float32 (6,) always; `pixels` {camera: uint8 (H, W, 3)} in image mode;
-`environment_state` float32 (37,) in state mode. Action: float32 (5,), see `sim.arm`.
+`environment_state` float32 (51,) in state mode, see ENVIRONMENT_STATE_NAMES.
+Action: float32 (5,), see `sim.arm`.
 Success and failure terminate; the time limit truncates. The reward is 1 on success, else 0.
 """
 
@@ -16,13 +17,15 @@ from numpy.typing import NDArray
 
 from sim.arm import ACTION_HIGH, ACTION_LOW, CONTROL_HZ, STATE_NAMES
 from sim.render import CAMERAS, CameraRenderer, project
-from sim.tasks import MAX_STEPS, TASKS, failure, progress, set_up, success
+from sim.tasks import MAX_STEPS, TASK_STATE_NAMES, TASKS, failure, progress, set_up, success, task_state
 from sim.visuals import RANGES, Visuals
 from sim.wordings import instructions
-from sim.world import ENVIRONMENT_STATE_NAMES, World
+from sim.world import SCENE_STATE_NAMES, World
 from valueguide.errors import ConfigError
 
 IMAGE_SIZE = 128
+#: Privileged state: where everything is, then where the task's own things are as seen from the hand.
+ENVIRONMENT_STATE_NAMES = (*SCENE_STATE_NAMES, *TASK_STATE_NAMES)
 
 
 class TabletopEnv(gym.Env):
@@ -127,7 +130,9 @@ class TabletopEnv(gym.Env):
         """The observation of the current state, without stepping."""
         observation: dict[str, Any] = {"agent_pos": self.world.arm.state()}
         if self._observation != "images":
-            observation["environment_state"] = self.world.environment_state()
+            observation["environment_state"] = np.concatenate(
+                [self.world.scene_state(), task_state(self.world, self.task)]
+            )
         if self._render_images:
             observation["pixels"] = self._images(self.image_size)
         return observation

@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.arm import ACTION_HIGH, ACTION_LOW, ACTION_NAMES, CONTROL_HZ, STATE_NAMES
-from sim.env import IMAGE_SIZE, TabletopEnv
+from sim.env import ENVIRONMENT_STATE_NAMES, IMAGE_SIZE, TabletopEnv
 from sim.render import CAMERAS
 from sim.tasks import MAX_STEPS, TASKS
-from sim.world import ENVIRONMENT_STATE_NAMES
 from valueguide.errors import ConfigError
 
 SUITES = {"wxai": "images", "wxai-state": "state"}

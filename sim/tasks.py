@@ -16,6 +16,11 @@ from sim.world import World
 
 Array = NDArray[np.float64]
 MAX_STEPS = 80
+#: What `task_state` returns; "near" values saturate a few centimetres away, so that millimetres show.
+TASK_STATE_NAMES = tuple(
+    f"{what}.{field}" for what in ("grasp", "goal") for field in ("x", "y", "z", "near_x", "near_y", "near_z")
+) + ("grasp.sin_yaw", "grasp.cos_yaw")
+_NEAR = 0.03
 #: Normal stacking peaks near 20 N; a hand pressed into the table passes 60 N.
 FORCE_LIMIT = 80.0
 REACH = 0.52
@@ -124,6 +129,43 @@ def goal_position(world: World, task: Task) -> Array:
     if task.goal == "near_plate":
         return world.position("plate") + NEAR_PLATE_OFFSET
     return world.position(task.goal)
+
+
+def task_state(world: World, task: Task) -> NDArray[np.float32]:
+    """Privileged and relative to the task, float32 (14,), metres in the base frame: see TASK_STATE_NAMES.
+
+    From the fingertips to what they should touch, from there to the goal, and the yaw still to turn.
+    """
+    hand, cabinet = world.arm.position(), world.data.body("cabinet").xmat.reshape(3, 3)
+    if task.moved is not None:
+        touched, symmetry = world.position(task.moved), OBJECTS[task.moved].symmetry
+        lifted = OBJECTS[task.moved].rest_height + _LIFT
+        to_goal = (
+            np.array([0.0, 0.0, lifted - touched[2]])
+            if task.goal == "lifted"
+            else goal_position(world, task) + [0, 0, task.release] - touched
+        )
+        yaw = 0.0 if symmetry == 0 else world.yaw_of(task.moved)
+    elif task.goal == "button":
+        touched, symmetry, yaw = world.position("button"), 0.0, 0.0
+        to_goal = np.array([0.0, 0.0, world.button - 0.009])
+    else:
+        touched, symmetry = world.geom_position("handle"), np.pi
+        yaw = float(np.arctan2(cabinet[1, 0], cabinet[0, 0]))
+        wanted = 0.08 if task.goal == "drawer_open" else 0.0
+        to_goal = -cabinet[:, 0] * (wanted - world.drawer)
+    turn = yaw - world.arm.yaw()
+    if symmetry:
+        turn = (turn + symmetry / 2) % symmetry - symmetry / 2
+    to_grasp = touched - hand
+    parts = [
+        to_grasp,
+        np.tanh(to_grasp / _NEAR),
+        to_goal,
+        np.tanh(to_goal / _NEAR),
+        [np.sin(turn), np.cos(turn)],
+    ]
+    return np.concatenate(parts).astype(np.float32)
 
 
 def _at_goal(world: World, task: Task) -> bool:

@@ -12,7 +12,7 @@ from sim.scene import NOVEL_OBJECTS, OBJECTS, build_model
 Array = NDArray[np.float64]
 #: Where objects that take no part in an episode wait: behind the front camera, on the floor.
 _PARKING = np.array([3.0, -0.6, -0.55])
-ENVIRONMENT_STATE_NAMES = tuple(
+SCENE_STATE_NAMES = tuple(
     f"{name}.{field}" for name in OBJECTS for field in ("x", "y", "z", "sin_yaw", "cos_yaw")
 ) + ("drawer", "button")
 
@@ -80,9 +80,9 @@ class World:
         """How far the button is pressed, metres."""
         return float(self.data.joint("button").qpos[0])
 
-    def environment_state(self) -> NDArray[np.float32]:
-        """Privileged state, float32 (37,): see ENVIRONMENT_STATE_NAMES. Absent objects are all zero."""
-        out = np.zeros(len(ENVIRONMENT_STATE_NAMES), np.float32)
+    def scene_state(self) -> NDArray[np.float32]:
+        """Privileged state, float32 (37,): see SCENE_STATE_NAMES. Absent objects are all zero."""
+        out = np.zeros(len(SCENE_STATE_NAMES), np.float32)
         for i, name in enumerate(OBJECTS):
             if name in self.present:
                 yaw = self.yaw_of(name)

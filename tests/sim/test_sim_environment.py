@@ -11,7 +11,7 @@ import pytest
 
 from sim.arm import ACTION_HIGH, ACTION_LOW
 from sim.demonstrations import demonstrate
-from sim.env import TabletopEnv
+from sim.env import ENVIRONMENT_STATE_NAMES, TabletopEnv
 from sim.experts import Expert, Flaws
 from sim.suite import make_suite
 from sim.tasks import TASKS, failure, success
@@ -190,6 +190,23 @@ def test_bad_actions_are_refused(action: np.ndarray) -> None:
 def test_suites_describe_themselves() -> None:
     images, state = make_suite("wxai"), make_suite("wxai-state")
     assert images.cameras == {"front": (128, 128), "wrist": (128, 128)} and not images.environment_state_names
-    assert state.cameras == {} and len(state.environment_state_names) == 37
+    assert state.cameras == {} and len(state.environment_state_names) == 51
     with pytest.raises(ConfigError, match="wxai"):
         make_suite("kitchen")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_task_state_leads_from_the_hand_to_the_object_and_on_to_the_goal(task: str) -> None:
+    env = TabletopEnv(task, "state")
+    episode = demonstrate(env, 3, 1.0)
+    assert episode.success
+    names = list(ENVIRONMENT_STATE_NAMES)
+    rows = np.array([s.observation.environment_state for s in episode.steps])
+    last = episode.final_observation.environment_state
+    rows = np.vstack([rows, last])
+    grasp = np.linalg.norm(rows[:, [names.index(f"grasp.{axis}") for axis in "xyz"]], axis=1)
+    goal = np.linalg.norm(rows[:, [names.index(f"goal.{axis}") for axis in "xyz"]], axis=1)
+    assert grasp.min() < 0.06 < grasp[0]  # the hand came to what it has to touch
+    assert goal[-1] < 0.5 * goal[0]
+    near = rows[:, [names.index(f"grasp.near_{axis}") for axis in "xyz"]]
+    assert np.abs(near).max() <= 1.0 and np.abs(near[0]).max() > 0.9  # saturated far away

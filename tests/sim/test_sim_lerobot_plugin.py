@@ -18,7 +18,7 @@ def test_the_plugin_is_discovered_and_steps() -> None:
     observation, _ = vector.reset(seed=[1, 2])
     batch = preprocess_observation(observation)
     assert batch["observation.state"].shape == (2, 6)
-    assert batch["observation.environment_state"].shape == (2, 37)
+    assert batch["observation.environment_state"].shape == (2, 51)
     assert vector.call("task_description")[0] != ""
     assert vector.call("_max_episode_steps")[0] == 80
     _, reward, terminated, truncated, info = vector.step(np.zeros((2, 5), np.float32))

@@ -29,7 +29,7 @@ from valueguide.policies.processors import AppendEnvironmentState
 from valueguide.testing.tiny_models import make_tiny_policy
 from valueguide.types import Observation
 
-STATE, ENVIRONMENT, ACTIONS = 6, 37, len(ACTION_NAMES)
+STATE, ENVIRONMENT, ACTIONS = 6, 51, len(ACTION_NAMES)
 HORIZON, EXECUTED = 8, 4
 TASK = "press_button"
 

@@ -13,10 +13,9 @@ from lerobot.envs.configs import EnvConfig
 from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_IMAGES, OBS_STATE
 
 from sim.arm import ACTION_NAMES, CONTROL_HZ, STATE_NAMES
-from sim.env import IMAGE_SIZE, TabletopEnv
+from sim.env import ENVIRONMENT_STATE_NAMES, IMAGE_SIZE, TabletopEnv
 from sim.render import CAMERAS
 from sim.tasks import MAX_STEPS, TASKS
-from sim.world import ENVIRONMENT_STATE_NAMES
 
 
 @EnvConfig.register_subclass("wxai")
