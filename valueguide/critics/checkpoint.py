@@ -40,16 +40,20 @@ def save_critic(
     facts: dict[str, Any],
     tower: nn.Module | None = None,
     tower_config: dict[str, Any] | None = None,
+    half: bool = False,
 ) -> str:
     """Write a finished critic, replacing an old one in one step. Returns its version (content hash).
 
     The target network's weights are saved: they are what scores. tower: the frozen vision tower of
     `frozen_clip`, with its configuration. facts: JSON-serialisable (dataset id, metrics, spread_limit).
+    half: store the numbers in 16 bits, for half the size; they are computed with in 32 bits all the same.
     """
     tensors = {f"critic.{name}": value for name, value in trainer.target.state_dict().items()}
     tensors["instructions"] = trainer.embeddings
     if tower is not None:
         tensors |= {_TOWER + name: value for name, value in tower.state_dict().items()}
+    if half:
+        tensors = {n: t.half() if t.is_floating_point() else t for n, t in tensors.items()}
     config = {
         "spec": _plain(trainer.spec),
         "network": _plain(trainer.network),
@@ -93,7 +97,7 @@ class LoadedCritic:
         self.instructions: list[str] = self.manifest["instructions"]
         if len(tensors.get("instructions", ())) != len(self.instructions):
             raise CheckpointError(f"{folder / WEIGHTS}: expected one embedding for each instruction")
-        self.embeddings = tensors["instructions"].numpy()
+        self.embeddings = tensors["instructions"].float().numpy()
         raw, where = self.manifest["normalizers"], folder / MANIFEST
         try:
             self.normalizers = Normalizers(

@@ -46,6 +46,7 @@ class NetworkConfig:
     """encoder: one of ENCODERS. use_state: concatenate normalised proprioception.
 
     members: M, ensemble size. hidden: width of the two hidden layers of each member.
+    own_encoders: an encoder for each member; with a shared one, as in V-GPS, members agree almost always.
     shared_output: one output layer for all members, as in V-GPS. layer_norm: after each hidden layer.
     bins: 0 for a scalar head; otherwise the number of HL-Gauss bins over value_range.
     language_dim: length of the sentence embedding. feature_dim: length of cached vision features
@@ -57,6 +58,7 @@ class NetworkConfig:
     use_state: bool = True
     members: int = 2
     hidden: int = 256
+    own_encoders: bool = False
     shared_output: bool = True
     layer_norm: bool = False
     bins: int = 0

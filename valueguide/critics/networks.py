@@ -50,22 +50,22 @@ class EnsembleMLP(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inputs) -> (M, B, outputs)."""
+        """(B, inputs), or one input for each member (M, B, inputs) -> (M, B, outputs)."""
         return self._after_first(self.first(self._for_each_member(x)))
 
     def pairs(self, shared: Tensor, own: Tensor) -> Tensor:
-        """(B, S) and (B, P, inputs - S) -> (M, B * P, outputs): each shared row with its P own rows.
+        """(B, S) or (M, B, S), and (B, P, inputs - S) -> (M, B * P, outputs): each shared row with its P.
 
         The same as `forward` on their concatenation, but the shared part of the first layer, which is most
         of its inputs, runs once for each of the B rows.
         """
-        weight, size = self.first.weight, shared.shape[1]
+        weight, size = self.first.weight, shared.shape[-1]
         once = torch.baddbmm(self.first.bias, self._for_each_member(shared), weight[:, :size])
         each = torch.bmm(self._for_each_member(own.flatten(0, 1)), weight[:, size:])
         return self._after_first((once.unsqueeze(2) + each.unflatten(1, own.shape[:2])).flatten(1, 2))
 
     def _for_each_member(self, x: Tensor) -> Tensor:
-        return x.unsqueeze(0).expand(self.members, *x.shape)
+        return x if x.dim() == 3 else x.unsqueeze(0).expand(self.members, *x.shape)
 
     def _after_first(self, h: Tensor) -> Tensor:
         h = self.dropout(F.silu(self.norms[0](h)))
@@ -79,21 +79,26 @@ class CriticNetwork(nn.Module):
     def __init__(self, spec: CriticSpec, config: NetworkConfig) -> None:
         super().__init__()
         self.spec, self.config = spec, config
-        self.encoder = build_encoder(spec, config)
+        count = config.members if config.own_encoders else 1
+        self.encoders = nn.ModuleList(build_encoder(spec, config) for _ in range(count))
         self.bins = HLGauss(config.bins, *config.value_range) if config.bins else None
         steps = spec.executed_length
         # With one step there is nothing to mask, and the network is exactly V-GPS's.
         self._mask_inputs = steps if steps > 1 else 0
-        size = self.encoder.dim + steps * spec.action_dim + self._mask_inputs
+        size = self.encoders[0].dim + steps * spec.action_dim + self._mask_inputs
         self.head = EnsembleMLP(size, config.bins or 1, config)
 
     def encode(self, inputs: Inputs) -> Tensor:
-        """(B, F): the action-free part."""
-        return self.encoder(inputs)
+        """The action-free part: (B, F), or (M, B, F) when every member has its own encoder."""
+        encoded = [encoder(inputs) for encoder in self.encoders]
+        return torch.stack(encoded) if self.config.own_encoders else encoded[0]
 
     def outputs(self, features: Tensor, actions: Tensor, valid: Tensor) -> Tensor:
         """Raw head outputs (M, B, 1 or bins). actions: normalised (B, E, A). valid: bool (B, E)."""
-        return self.head(torch.cat([features, self._chunk_inputs(actions, valid)], dim=1))
+        chunk = self._chunk_inputs(actions, valid)
+        if features.dim() == 3:
+            chunk = chunk.expand(len(features), *chunk.shape)
+        return self.head(torch.cat([features, chunk], dim=-1))
 
     def score_many(self, features: Tensor, actions: Tensor, valid: Tensor | None = None) -> Tensor:
         """Q (M, B, P) of P chunks for each of B encodings. actions: normalised (B, P, E, A).

@@ -144,6 +144,19 @@ def test_a_loaded_critic_scores_exactly_like_the_target_network(saved):
     assert np.abs(found - online).max() > 1e-4
 
 
+def test_half_the_size_scores_almost_the_same(saved, tmp_path):
+    trainer, folder, _ = saved
+    save_critic(tmp_path / "half", trainer, INSTRUCTIONS, {}, half=True)
+    sizes = [(place / WEIGHTS).stat().st_size for place in (folder, tmp_path / "half")]
+    assert sizes[1] < 0.6 * sizes[0]
+    actions = np.random.default_rng(1).uniform(-0.2, 0.2, (5, 4, 3)).astype(np.float32)
+    whole, half = (LearnedCritic.load(place) for place in (folder, tmp_path / "half"))
+    expected, found = (c.score(c.encode(_observation()), actions).q for c in (whole, half))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=2e-2)
+    assert np.abs(found - expected).max() > 0
+
+
 def test_saving_twice_gives_one_version_and_leaves_one_folder(saved):
     trainer, folder, version = saved
     assert save_critic(folder, trainer, INSTRUCTIONS, {}) == version

@@ -183,8 +183,20 @@ def test_state_is_left_out_when_asked():
     spec = CriticSpec(1, ("x",), 4, cameras=IMAGE_SPEC)
     with_state = CriticNetwork(spec, NetworkConfig("small_film_cnn", language_dim=6))
     without = CriticNetwork(spec, NetworkConfig("small_film_cnn", language_dim=6, use_state=False))
-    assert with_state.encoder.dim == without.encoder.dim + 4
-    assert without.encode(batch_inputs(2)).shape == (2, without.encoder.dim)
+    assert with_state.encoders[0].dim == without.encoders[0].dim + 4
+    assert without.encode(batch_inputs(2)).shape == (2, without.encoders[0].dim)
+
+
+@pytest.mark.parametrize("kind", ["state", "frozen_clip"])
+def test_members_with_their_own_encoders_share_nothing(kind):
+    network = _network(kind, steps=2, own_encoders=True, shared_output=False, members=3)
+    inputs, actions = batch_inputs(4), torch.rand(4, 5, 2, 3)
+    q = network.score_many(network.encode(inputs), actions)
+    one_by_one = network(network.encode(inputs), actions[:, 0], torch.ones(4, 2, dtype=torch.bool))
+    torch.testing.assert_close(q[..., 0], one_by_one, atol=1e-5, rtol=1e-4)
+    q.sum(dim=(1, 2))[0].backward()
+    assert all(p.grad is not None and p.grad.any() for p in network.encoders[0].parameters())
+    assert all(p.grad is None for other in network.encoders[1:] for p in other.parameters())
 
 
 @pytest.mark.parametrize("wrong", [{"encoder": "vit"}, {"members": 0}, {"dropout": 1.0}])
