@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from valueguide.errors import ConfigError
 from valueguide.types import Episode
 
 EXAMPLES = """examples:
-  # 100 flawed demonstrations of each of the nine tasks, from images
-  valueguide collect --suite wxai --episodes 100 --skill 0.6 --out outputs/demos
+  # 250 flawed demonstrations of each of the nine tasks, from images
+  valueguide collect --suite wxai --episodes 250 --skill 0.4 --out outputs/demos
 
   # rollouts of a policy on a third-party suite
   valueguide collect --suite metaworld --tasks push-v3 --policy outputs/policy --out outputs/push
@@ -94,24 +94,28 @@ def suite_tasks(suite: Any, chosen: str) -> tuple[str, ...]:
 
 def _episodes(args: argparse.Namespace, jobs: list[tuple[str, int]]) -> Iterator[Episode]:
     """Simulate in worker processes; episodes arrive in the order of `jobs`, so datasets are reproducible."""
-    if args.workers <= 1:
-        _start_worker(vars(args))
-        yield from map(_simulate, jobs)
-        return
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(args.workers, _start_worker, (vars(args),)) as pool:
-        yield from pool.imap(_simulate, jobs)
+    from valueguide.evaluation.workers import run_jobs
+
+    start = partial(_start_worker, vars(args))
+    early: dict[tuple[str, int], Episode] = {}
+    remaining = iter(jobs)
+    wanted = next(remaining, None)
+    for job, episode in run_jobs(start, jobs, args.workers, lambda job: f"{job[0]}, seed {job[1]}"):
+        early[job] = episode
+        while wanted in early:
+            yield early.pop(wanted)
+            wanted = next(remaining, None)
 
 
-_worker: dict[str, Any] = {}
-
-
-def _start_worker(settings: dict[str, Any]) -> None:
+def _start_worker(settings: dict[str, Any]) -> Callable[[tuple[str, int]], tuple[tuple[str, int], Episode]]:
     """Each worker keeps one environment per task and, for rollouts, its own copy of the models."""
     from valueguide.cli.suites import resolve_suite
 
-    _worker.clear()
-    _worker.update(settings=settings, suite=resolve_suite(settings["suite"]), environments={})
+    worker: dict[str, Any] = {
+        "settings": settings,
+        "suite": resolve_suite(settings["suite"]),
+        "environments": {},
+    }
     if settings["policy"]:
         import torch
 
@@ -122,22 +126,25 @@ def _start_worker(settings: dict[str, Any]) -> None:
         models = ArmSettings(
             settings["policy"], settings["critic"], k=settings["k"], execute=settings["execute"]
         )
-        _worker["steerer"] = ArmFactory(_worker["suite"], models, (arm,)).build(arm)
+        worker["steerer"] = ArmFactory(worker["suite"], models, (arm,)).build(arm)
+    return partial(_simulate, worker)
 
 
-def _simulate(job: tuple[str, int]) -> Episode:
+def _simulate(worker: dict[str, Any], job: tuple[str, int]) -> tuple[tuple[str, int], Episode]:
+    """The job and its episode."""
     task, seed = job
-    suite, settings = _worker["suite"], _worker["settings"]
-    env = _worker["environments"].setdefault(task, None) or suite.make(task)
-    _worker["environments"][task] = env
+    suite, settings = worker["suite"], worker["settings"]
+    if task not in worker["environments"]:
+        worker["environments"][task] = suite.make(task)
+    env = worker["environments"][task]
     if settings["policy"]:
         from valueguide.evaluation.rollout import rollout
 
         episode = rollout(
-            env, _worker["steerer"], seed, suite.max_steps, sampling_seed=seed, record_images=True
+            env, worker["steerer"], seed, suite.max_steps, sampling_seed=seed, record_images=True
         )
         episode.metadata.update(task_name=task, seed=seed)
-        return episode
+        return job, episode
     from sim.env import TabletopEnv
 
     if not isinstance(env, TabletopEnv):
@@ -146,4 +153,4 @@ def _simulate(job: tuple[str, int]) -> Episode:
         )
     from sim.demonstrations import demonstrate
 
-    return demonstrate(env, seed, settings["skill"])
+    return job, demonstrate(env, seed, settings["skill"])
