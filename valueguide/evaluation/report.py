@@ -14,6 +14,7 @@ import numpy as np
 
 from valueguide.evaluation.plots import color, latency_bars, sweep, task_bars
 from valueguide.evaluation.report_style import STYLE
+from valueguide.evaluation.results import worse_line
 from valueguide.evaluation.video import score_colors
 
 _MEANING = {
@@ -167,6 +168,7 @@ def _table(results: dict[str, Any], arms: dict[str, Any], tasks: Sequence[str]) 
     return (
         f'<div class="scroll"><table><thead><tr><th>task</th>{head}{extra}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody><tfoot><tr><th>mean</th>{means}{last}</tr></tfoot></table></div>"
+        f"<p>{escape(worse_line(results))}</p>"
         '<p class="note">Small print: 95% Wilson intervals, in percent. Changes are significant when the '
         "exact McNemar p, Holm-corrected over tasks, is at most 0.05.</p>"
     )

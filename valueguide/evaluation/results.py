@@ -124,7 +124,23 @@ def format_table(results: dict[str, Any]) -> str:
             f"{name.replace('_vs_', ' -> ')}: {100 * pair['delta']:+.1f} points "
             f"(95% {100 * low:+.1f} to {100 * high:+.1f}, p = {pair['p']:.2g}, {pair['n']} pairs)"
         )
-    return "\n".join(lines)
+    lines.append(worse_line(results))
+    return "\n".join(filter(None, lines))
+
+
+def worse_line(results: dict[str, Any]) -> str:
+    """Which tasks guidance made worse, in one sentence; empty when guided and base were not both run."""
+    verdicts = results["per_task"].get("base_vs_guided")
+    if not verdicts:
+        return ""
+    lower = sorted((v["delta"], task) for task, v in verdicts.items() if v["delta"] < 0)
+    if not lower:
+        return "No task succeeds less often with guidance."
+    named = ", ".join(
+        f"{task} ({100 * delta:+.0f}{', significant' if verdicts[task]['verdict'] == 'worse' else ''})"
+        for delta, task in lower
+    )
+    return f"Less often with guidance: {named}."
 
 
 def _line(head: str, cells: Iterable[str], width: int) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from valueguide.evaluation.results import build_results, format_table
+from valueguide.evaluation.results import build_results, format_table, worse_line
 
 
 def _row(arm: str, task: str, episode: int, success: bool) -> dict[str, Any]:
@@ -61,3 +61,14 @@ def test_the_table_names_everything(rows: list[dict[str, Any]]) -> None:
     text = format_table(build_results({}, rows))
     assert "base -> guided: +37.5 points" in text
     assert {"x", "y", "mean"} <= {line.split()[0] for line in text.splitlines() if line}
+
+
+def test_tasks_that_got_worse_are_named(rows: list[dict[str, Any]]) -> None:
+    assert worse_line(build_results({}, rows)) == "No task succeeds less often with guidance."
+    for row in rows:
+        if row["arm"] == "guided" and row["task"] == "y":
+            row["success"] = row["episode"] < 1
+    results = build_results({}, rows)
+    assert worse_line(results) == "Less often with guidance: y (-17)."
+    assert worse_line(results) in format_table(results)
+    assert worse_line(build_results({}, [row for row in rows if row["arm"] == "base"])) == ""
