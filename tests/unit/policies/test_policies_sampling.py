@@ -73,6 +73,20 @@ def test_candidate_zero_is_what_the_stock_policy_does(
     np.testing.assert_allclose(candidates[0], expected.numpy(), atol=1e-5)
 
 
+def test_smolvla_projects_the_prefix_once_a_decision_and_anew_in_the_next(tiny: Any) -> None:
+    adapter = tiny("smolvla").adapter()
+    projections = adapter._sampler._projections
+    assert projections  # the cross-attention layers of the action expert
+    first, second = tiny_observation(0), tiny_observation(1)
+    adapter.observe(first)
+    before = adapter.sample(K, SEED).actions
+    adapter.observe(second)
+    assert np.abs(adapter.sample(K, SEED).actions - before).max() > 1e-4
+    adapter.observe(first)
+    np.testing.assert_array_equal(adapter.sample(K, SEED).actions, before)
+    assert all("forward" not in vars(p) for p in projections)  # stock again between decisions
+
+
 @pytest.mark.parametrize(("policy_type", "config"), VARIANTS, ids=IDS)
 def test_shared_prefix_equals_the_batched_result(policy_type: str, config: dict[str, Any], tiny: Any) -> None:
     shared, stock = tiny(policy_type, **config), tiny(policy_type, **config)

@@ -7,6 +7,8 @@ observation's cache is repeated K times after it was computed, which is where th
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from lerobot.policies.pretrained import PreTrainedPolicy
@@ -27,13 +29,52 @@ class PrefixCacheSampler:
         self.horizon = config.chunk_size
         self._noise_shape = (config.chunk_size, config.max_action_dim)
         policy.model.__class__ = _shared(type(policy.model))
+        self._projections = _cross_projections(policy.model)
 
     def __call__(self, frames: list[Frame], k: int, noise: RowNoise) -> Tensor:
         frame = dict(frames[-1])
         if OBS_STATE in frame:
             frame[OBS_STATE] = frame[OBS_STATE].clone()  # smolvla for Aloha converts it in place
         start = noise.draw(k, self._noise_shape).to(next(self.policy.parameters()).device)
-        return self.policy.predict_action_chunk(frame, noise=start)
+        with _projecting_once(self._projections):
+            return self.policy.predict_action_chunk(frame, noise=start)
+
+
+def _cross_projections(model: nn.Module) -> list[nn.Linear]:
+    """Where smolvla's action expert projects the prefix; stock code does so at every denoising step."""
+    both = getattr(model, "vlm_with_expert", None)
+    if both is None or "cross" not in both.attention_mode:
+        return []
+    every, stride = both.self_attn_every_n_layers, max(both.num_vlm_layers // both.num_expert_layers, 1)
+    return [
+        projection
+        for index, layer in enumerate(both.lm_expert.layers)
+        if not (every > 0 and index * stride % every == 0)
+        for projection in (layer.self_attn.k_proj, layer.self_attn.v_proj)
+    ]
+
+
+@contextmanager
+def _projecting_once(projections: list[nn.Linear]) -> Iterator[None]:
+    """Within one decision the prefix stays the same and its K copies are equal: project one, once."""
+
+    def remembering(projection: nn.Linear) -> Any:
+        known: list[Tensor] = []
+
+        def forward(x: Tensor) -> Tensor:
+            if not known:
+                known.append(nn.functional.linear(x[:1], projection.weight, projection.bias))
+            return known[0].expand(len(x), -1, -1)
+
+        return forward
+
+    for projection in projections:
+        projection.forward = remembering(projection)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for projection in projections:
+            del projection.forward
 
 
 def _shared(model_class: type[nn.Module]) -> type[nn.Module]:
