@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from valueguide import __version__
+from valueguide.cli.options import with_config
 from valueguide.errors import ValueguideError
 
 COMMANDS = {
@@ -53,10 +54,13 @@ def _run(name: str, arguments: list[str]) -> int:
         target.add_argument(
             "--json", metavar="FILE", default="", help="write the result as JSON; - for stdout"
         )
+        target.add_argument(
+            "--config", metavar="FILE", default="", help="YAML with options; those typed here win over it"
+        )
     module.add_arguments(parser)
     shared, rest = everywhere.parse_known_args(arguments)
-    args = parser.parse_args(rest)
     try:
+        args = parser.parse_args(with_config(shared.config, rest))
         # With the JSON on stdout, everything that is meant for people goes to stderr.
         with contextlib.redirect_stdout(sys.stderr) if shared.json == "-" else contextlib.nullcontext():
             result = module.run(args)

@@ -63,7 +63,7 @@ def _critic_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--execute", type=int, default=4, help="steps of a chunk that are executed and scored"
     )
-    parser.add_argument("--members", type=int, default=2)
+    parser.add_argument("--members", type=int, default=3)
     parser.add_argument("--steps", type=int, default=15000)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--gamma", type=float, default=0.98)
@@ -76,10 +76,17 @@ def _critic_arguments(parser: argparse.ArgumentParser) -> None:
         help="one output layer, as V-GPS",
     )
     parser.add_argument(
+        "--own-encoders",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="an encoder for each member, so that members can disagree; V-GPS shares one",
+    )
+    parser.add_argument(
         "--negative-share", type=float, default=0.1, help="swapped instructions in each batch"
     )
     parser.add_argument("--dropout", type=float, default=0.2, help="against learning small datasets by heart")
     parser.add_argument("--weight-decay", type=float, default=1e-2)
+    parser.add_argument("--half", action="store_true", help="store the weights in 16 bits: half the size")
     parser.add_argument("--checkpoint-every", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="an unfinished run in this folder is resumed")

@@ -57,7 +57,7 @@ def train_critic(args: argparse.Namespace) -> dict[str, Any]:
         "gamma": args.gamma,
     }
     tower, tower_config = _tower(clip)
-    version = save_critic(args.out, trainer, mixture.instructions, facts, tower, tower_config)
+    version = save_critic(args.out, trainer, mixture.instructions, facts, tower, tower_config, half=args.half)
     return {"critic": str(args.out), "version": version, "steps": trainer.step, "metrics": facts["metrics"]}
 
 
@@ -119,6 +119,7 @@ def _build(
         state_dim=first.state.shape[1],
         environment_state_dim=privileged[0].shape[1] if use_privileged else 0,
         cameras={n: first.image_shape(n) for n in first.cameras},
+        state_names=tuple(first.features["observation.state"].get("names") or ()),
     )
     known = [f for f in features if f is not None]
     network = NetworkConfig(
@@ -128,6 +129,7 @@ def _build(
         value_range=(-1.0 / (1.0 - args.gamma), 0.0),
         language_dim=MiniLMEncoder.dim,
         feature_dim=known[0].shape[1] if known else 0,
+        own_encoders=args.own_encoders,
         shared_output=args.shared_output,
         layer_norm=args.layer_norm,
         dropout=args.dropout,
