@@ -1,4 +1,5 @@
-"""The suites `wxai` (images and proprioception) and `wxai-state` (privileged state, no rendering)."""
+"""The suites `wxai` (images and proprioception), `wxai-state` (privileged state, no rendering) and
+`wxai-both`, whose recordings can teach a critic that sees images (`train critic --algo distill`)."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from sim.render import CAMERAS
 from sim.tasks import MAX_STEPS, TASKS
 from valueguide.errors import ConfigError
 
-SUITES = {"wxai": "images", "wxai-state": "state"}
+SUITES = {"wxai": "images", "wxai-state": "state", "wxai-both": "both"}
 
 
 @dataclass(frozen=True)

@@ -113,3 +113,32 @@ def test_a_finished_critic_training_is_not_repeated(workspace: Path) -> None:
     )  # fmt: skip
     before = json.loads((workspace / "wxai-critic" / "manifest.json").read_text())
     assert train.run(args)["version"] == before["version"]
+
+
+def test_a_critic_of_pictures_is_taught_by_one_of_states(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    demos, teacher, out = workspace / "both", workspace / "teacher", workspace / "student"
+    _run("collect", "--suite", "wxai-both", "--tasks", _TASKS, "--episodes", "2", "--workers", "2",
+         "--out", str(demos))  # fmt: skip
+    apart = {s: EpisodeDataset.open(workspace / s) for s in ("wxai", "wxai-state")}
+    both = EpisodeDataset.open(demos)
+    assert both.environment_state is not None and both.environment_state.shape[1] == 51
+    assert both.cameras == apart["wxai"].cameras
+    common = ("train", "critic", "--dataset", str(demos), "--steps", "6", "--batch-size", "32")
+    _run(*common, "--encoder", "state", "--out", str(teacher))
+    student = (*common, "--backbone", str(workspace / "backbone"), "--algo", "distill", "--out", str(out))
+    with pytest.raises(SystemExit) as stop:
+        main(list(student))
+    assert stop.value.code == 2
+    assert "--teacher: expected a critic folder" in capsys.readouterr().err
+    _run(*student, "--teacher", str(teacher))
+    facts = json.loads((out / "manifest.json").read_text())
+    assert facts["teacher"] == json.loads((teacher / "manifest.json").read_text())["version"]
+    _run("eval", "--suite", "wxai", "--tasks", "press_button", "--policy", str(workspace / "wxai-policy"),
+         "--critic", str(out), "--arms", "guided", "--k", "2", "--episodes", "1", "--videos", "0",
+         "--workers", "1", "--out", str(workspace / "eval-student"))  # fmt: skip
+    with pytest.raises(SystemExit) as stop:
+        main([*student[:3], str(workspace / "wxai"), *student[4:], "--teacher", str(teacher)])
+    assert stop.value.code == 2
+    assert "environment state" in capsys.readouterr().err

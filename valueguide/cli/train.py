@@ -15,6 +15,11 @@ EXAMPLES = """examples:
 
   # a critic from the same episodes, failures included
   valueguide train critic --dataset outputs/demos --backbone outputs/clip --algo iql --out outputs/critic
+
+  # a critic that sees pictures, taught by one that saw the simulator's state (demos of --suite wxai-both)
+  valueguide train critic --dataset outputs/both --encoder state --out outputs/teacher
+  valueguide train critic --dataset outputs/both --backbone outputs/clip --algo distill \\
+      --teacher outputs/teacher --out outputs/critic
 """
 
 
@@ -53,7 +58,10 @@ def _policy_arguments(parser: argparse.ArgumentParser) -> None:
 def _critic_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", type=Path, action="append", required=True, help="repeat to mix datasets")
     parser.add_argument("--backbone", type=Path, help="frozen vision tower for --encoder frozen_clip")
-    parser.add_argument("--algo", choices=("iql", "calql"), default="iql")
+    parser.add_argument("--algo", choices=("iql", "calql", "distill"), default="iql")
+    parser.add_argument(
+        "--teacher", default="", help="for --algo distill: a critic of privileged states (--suite wxai-both)"
+    )
     parser.add_argument(
         "--encoder",
         choices=("auto", "state", "frozen_clip", "small_film_cnn", "resnet34_film"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,14 @@ def train_critic(args: argparse.Namespace) -> dict[str, Any]:
     features: list[Float32 | None] = [vision_features(d, clip) if clip else None for d in datasets]
     mixture, held_back = _mixtures(args, datasets, encoder, features)
     trainer = _build(args, datasets, encoder, features, mixture.instructions)
+    update, teacher = _method(args, trainer, mixture.instructions)
     training = args.out.parent / f"{args.out.name}.training"
     if (training / TRAINING_STATE).exists():
         resume_training(training, trainer)
-    metrics = _loop(args, trainer, mixture, training)
+    metrics = _loop(args, trainer, update, mixture, training)
     quality = evaluate(trainer, held_back.batch(0))
-    facts = {
+    facts: dict[str, Any] = {
+        "teacher": teacher,
         "dataset_id": [d.dataset_id for d in datasets],
         "metrics": {**metrics, **quality},
         "spread_limit": quality["spread_p999"] * _SPREAD_MARGIN,
@@ -61,6 +64,21 @@ def train_critic(args: argparse.Namespace) -> dict[str, Any]:
     return {"critic": str(args.out), "version": version, "steps": trainer.step, "metrics": facts["metrics"]}
 
 
+def _method(
+    args: argparse.Namespace, trainer: CriticTrainer, instructions: list[str]
+) -> tuple[Callable[[ChunkBatch], dict[str, float]], str]:
+    """What does one step of training, and the version of the teacher, if any."""
+    if (args.algo == "distill") != bool(args.teacher):
+        raise ConfigError("--teacher: expected a critic folder with --algo distill, and only then")
+    if not args.teacher:
+        return trainer.update, ""
+    from valueguide.critics.distill import CriticDistiller
+    from valueguide.critics.scorer import LearnedCritic
+
+    teacher = LearnedCritic.load(args.teacher)
+    return CriticDistiller(trainer, teacher, instructions).update, teacher.version
+
+
 def _encoder_kind(args: argparse.Namespace, datasets: list[EpisodeDataset]) -> str:
     pictures = [bool(d.cameras) for d in datasets]
     if any(p != pictures[0] for p in pictures):
@@ -68,8 +86,10 @@ def _encoder_kind(args: argparse.Namespace, datasets: list[EpisodeDataset]) -> s
     kind = ("frozen_clip" if pictures[0] else "state") if args.encoder == "auto" else args.encoder
     if kind == "frozen_clip" and args.backbone is None:
         raise ConfigError("--backbone: expected the folder of `valueguide train backbone`, found none")
-    if kind == "state" and pictures[0]:
-        raise ConfigError("--encoder state: expected a dataset without pictures, found one with")
+    if kind == "state" and any(d.cameras and d.environment_state is None for d in datasets):
+        raise ConfigError(
+            "--encoder state: expected privileged states (--suite wxai-both), found pictures only"
+        )
     return str(kind)
 
 
@@ -93,6 +113,7 @@ def _mixtures(
                 features=values,
                 frames=frames,
                 episodes=episodes,
+                privileged=args.algo == "distill",
             )
             loaders.append(loader)
     rows = _METRIC_PICTURES if kind == "images" else _METRIC_ROWS
@@ -118,7 +139,7 @@ def _build(
         action_names=tuple(names),
         state_dim=first.state.shape[1],
         environment_state_dim=privileged[0].shape[1] if use_privileged else 0,
-        cameras={n: first.image_shape(n) for n in first.cameras},
+        cameras={n: first.image_shape(n) for n in first.cameras} if encoder != "state" else {},
         state_names=tuple(first.features["observation.state"].get("names") or ()),
     )
     known = [f for f in features if f is not None]
@@ -167,13 +188,17 @@ def _task_numbers(datasets: list[EpisodeDataset], instructions: list[str]) -> ND
 
 
 def _loop(
-    args: argparse.Namespace, trainer: CriticTrainer, mixture: ChunkMixture, training: Path
+    args: argparse.Namespace,
+    trainer: CriticTrainer,
+    update: Callable[[ChunkBatch], dict[str, float]],
+    mixture: ChunkMixture,
+    training: Path,
 ) -> dict[str, float]:
     latest: dict[str, float] = {}
     batches = mixture.iterate(trainer.step)
     with progress_bar(args.steps - trainer.step, "steps") as bar:
         while trainer.step < args.steps:
-            latest = trainer.update(next(batches))
+            latest = update(next(batches))
             bar.update(1)
             if trainer.step % 200 == 0:
                 bar.note(f"td {latest['td_loss']:.3f}, q {latest['q_mean']:.1f}")

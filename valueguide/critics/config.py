@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from valueguide.errors import ConfigError, mismatch
 
 ENCODERS = ("resnet34_film", "small_film_cnn", "state", "frozen_clip")
-ALGORITHMS = ("calql", "iql")
+ALGORITHMS = ("calql", "iql", "distill")
 SAMPLERS = ("actor", "proposals")
 #: Fewer HL-Gauss bins leave no room for the padding at both ends of the support.
 MIN_BINS = 8
@@ -84,6 +84,7 @@ class NetworkConfig:
 class TrainConfig:
     """Hyper-parameters; the defaults are V-GPS's (see docs/critics.md for their sources).
 
+    algo: one of ALGORITHMS; "distill" is trained by `distill.CriticDistiller`.
     conservative_weight: alpha of Cal-QL. sampler: where its policy chunks come from: a SAC actor trained
     along, or `proposals` of the policy that will be steered, handed to every update. policy_samples:
     chunks drawn from pi(s) and from pi(s') each (of the actor), and as many uniform ones. expectile: of

@@ -111,6 +111,29 @@ class LearnedCritic:
             q = self._network.score_many(features, chunk[None]).squeeze(1)
         return Scores(q.cpu().numpy())
 
+    def score_states(
+        self, tasks: list[str], state: Float32, environment_state: Float32, actions: Tensor
+    ) -> Tensor:
+        """Q (M, B, P) in B privileged states at once, for critics that see no pictures.
+
+        tasks: B instructions. state, environment_state: (B, S), (B, N). actions: physical (B, P, E, A).
+        """
+        if self._kind != "state":
+            raise ConfigError(mismatch(f"critic {self.version}", "encoder", "state", self._kind))
+        language = torch.from_numpy(np.stack([self._instructions.embed(t) for t in tasks])).to(self._device)
+        with torch.inference_mode():
+            inputs = build_inputs(
+                self._kind,
+                self._normalizers,
+                language=language,
+                state=state,
+                environment_state=environment_state,
+                features=None,
+                images={},
+            )
+            chunks = self._normalizers.action(actions.to(self._device))
+            return self._network.score_many(self._network.encode(inputs), chunks)
+
     @property
     def clip_rate(self) -> float:
         """Share of action numbers outside the training range so far."""

@@ -20,7 +20,7 @@ from valueguide.critics.config import CriticSpec, NetworkConfig, TrainConfig
 from valueguide.critics.encoders import Inputs
 from valueguide.critics.networks import ActorNetwork, CriticNetwork, ValueNetwork
 from valueguide.critics.normalizer import Normalizer
-from valueguide.errors import DataError, mismatch
+from valueguide.errors import ConfigError, DataError, mismatch
 from valueguide.types import ChunkBatch, Float32
 
 
@@ -77,7 +77,7 @@ class CriticTrainer:
         if config.algo == "iql":
             self.value = ValueNetwork(spec, network).to(self.device)
             self.modules["value"] = self.value
-        elif config.sampler == "actor":
+        elif config.algo == "calql" and config.sampler == "actor":
             self.actor = ActorNetwork(spec, network).to(self.device)
             self.log_temperature = nn.Parameter(torch.zeros((), device=self.device))
             self.modules["actor"] = self.actor
@@ -99,6 +99,8 @@ class CriticTrainer:
         proposals: with `sampler="proposals"`, and only then. Raises DataError when the batch lacks what the
         encoder needs, when proposals are missing or misshapen, or when a loss is no longer finite.
         """
+        if self.config.algo == "distill":
+            raise ConfigError("critic training: expected calql or iql, found distill, see CriticDistiller")
         self._check_proposals(batch, proposals)
         now, after = self.inputs(batch, following=False), self.inputs(batch, following=True)
         valid, reward, discount, returns = (
@@ -112,14 +114,7 @@ class CriticTrainer:
             metrics = self._iql(now, after, actions, valid, reward, discount)
         else:
             metrics = self._calql(now, after, actions, valid, reward, discount, returns, proposals)
-        for name, value in metrics.items():
-            if not math.isfinite(value):
-                where = f"critic training, step {self.step}"
-                hint = "Look for non-finite numbers in the dataset, or lower the learning rate"
-                raise DataError(mismatch(where, name, "a finite number", value, hint))
-        self._polyak()
-        self.step += 1
-        return metrics | {"action_clip_rate": self.normalizers.action.clip_rate}
+        return self.finish(metrics)
 
     def inputs(self, batch: ChunkBatch, following: bool) -> Inputs:
         """The normalised observations before the chunk, or after it (`following`)."""
@@ -155,10 +150,10 @@ class CriticTrainer:
             next_value = self.value.eval()(after)
         value = self.value.train()(now)
         value_loss = losses.expectile_loss(target_q.min(0).values, value, self.config.expectile)
-        self._descend("value", value_loss)
+        self.descend("value", value_loss)
         target = losses.value_target(reward, discount, next_value)
         q, td = self._td(self.critic.encode(now), actions, valid, target)
-        self._descend("critic", td)
+        self.descend("critic", td)
         return {
             "td_loss": float(td.detach()),
             "value_loss": float(value_loss.detach()),
@@ -193,7 +188,7 @@ class CriticTrainer:
         conservative = losses.conservative_loss(q, q_uniform, q_policy, density, returns, sizes)
         # The actor steps first, so that both losses belong to the same weights of the critic, as in V-GPS.
         metrics = self._improve_actor(features.detach(), gaussian) if gaussian is not None else {}
-        self._descend("critic", td + self.config.conservative_weight * conservative)
+        self.descend("critic", td + self.config.conservative_weight * conservative)
         return {
             "td_loss": float(td.detach()),
             "conservative_loss": float(conservative.detach()),
@@ -231,9 +226,9 @@ class CriticTrainer:
         q = self.critic.score_many(features, chosen).squeeze(-1)
         log_density = density.sum(-1).squeeze(-1)
         loss = losses.actor_loss(q, log_density, self.log_temperature.exp())
-        self._descend("actor", loss)
+        self.descend("actor", loss)
         entropy_target = -float(self.spec.executed_length * self.spec.action_dim)
-        self._descend(
+        self.descend(
             "temperature", losses.temperature_loss(self.log_temperature, log_density, entropy_target)
         )
         return {
@@ -282,7 +277,19 @@ class CriticTrainer:
             returns.masked_fill(swap, failure),
         )
 
-    def _descend(self, name: str, loss: Tensor) -> None:
+    def finish(self, metrics: dict[str, float]) -> dict[str, float]:
+        """End a step: DataError for a metric that is not finite, the Polyak step, the count."""
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                where = f"critic training, step {self.step}"
+                hint = "Look for non-finite numbers in the dataset, or lower the learning rate"
+                raise DataError(mismatch(where, name, "a finite number", value, hint))
+        self._polyak()
+        self.step += 1
+        return metrics | {"action_clip_rate": self.normalizers.action.clip_rate}
+
+    def descend(self, name: str, loss: Tensor) -> None:
+        """One gradient step of the network `name` on a loss."""
         optimiser, module = self.optimisers[name], self.modules[name]
         warm = min(1.0, (self.step + 1) / max(self.config.warmup_steps, 1)) if name != "temperature" else 1.0
         optimiser.param_groups[0]["lr"] = self._rates[name] * warm

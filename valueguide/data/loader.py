@@ -29,6 +29,7 @@ class ChunkLoader:
     executed_length: E, the steps of a chunk that are executed and scored.
     observation: "images" fills images, "features" fills features, "state" fills environment_state
         where the dataset has one; proprioception (`state`) is always there.
+    privileged: fill environment_state beside images or features too. Raises DataError where there is none.
     features: float32 (N + episodes, F) for observation="features".
     frames: where pictures come from, a `FrameCache` in training; by default they are decoded.
     episodes: indices to draw from (a training split); all by default.
@@ -55,6 +56,7 @@ class ChunkLoader:
         episodes: Sequence[int] | None = None,
         stop_at_source_change: bool = True,
         only_replans: bool = False,
+        privileged: bool = False,
     ) -> None:
         if batch_size < 1:
             raise ConfigError(mismatch("chunk loader", "batch size", "1 or more", batch_size))
@@ -92,8 +94,12 @@ class ChunkLoader:
             allowed = allowed & _plan_starts(dataset)
         self.starts = _start_frames(dataset, episodes, allowed)
         self._state = dataset.rows_of("state")
-        privileged = observation == "state" and dataset.environment_state is not None
-        self._environment_state = dataset.rows_of("environment_state") if privileged else None
+        recorded = dataset.environment_state is not None
+        if privileged and not recorded:
+            hint = "Record with --suite wxai-both"
+            raise DataError(mismatch(str(dataset.root), "environment state", "one a frame", "none", hint))
+        wanted = recorded and (privileged or observation == "state")
+        self._environment_state = dataset.rows_of("environment_state") if wanted else None
         self._prefetcher = Prefetcher(lambda step: self.batch(step))
 
     def batch(self, step: int) -> ChunkBatch:
