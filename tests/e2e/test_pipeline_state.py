@@ -95,6 +95,7 @@ def test_rollouts_are_recorded_with_candidates_and_scores(workspace: Path) -> No
     replans = [s for s in episode.steps if s.candidates is not None]
     assert replans and all(s.candidates is not None and s.candidates.k == 3 for s in replans)
     assert all(s.decision is not None and s.decision.scores is not None for s in replans)
+    assert replans[0].decision.scores.q.shape == (3, 3)  # type: ignore[union-attr]  # members, candidates
     assert all(s.source == "policy" and s.critic_version for s in episode.steps)
     chosen = replans[0]
     assert chosen.decision is not None and chosen.candidates is not None and chosen.planned_chunk is not None

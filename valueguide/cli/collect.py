@@ -59,7 +59,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise ConfigError(f"--skill: expected 0 to 1, found {args.skill}")
     suite = resolve_suite(args.suite)
     tasks = suite_tasks(suite, args.tasks)
-    spec = dataset_spec(suite, image_format=args.image_format, k=args.k if args.policy else 0)
+    k, members = args.k if args.policy else 0, _members(args.critic)
+    spec = dataset_spec(suite, image_format=args.image_format, k=k, members=members)
     jobs = [(task, args.seed + j) for task in tasks for j in range(args.episodes)]
     if (args.out / "meta" / "info.json").exists():
         known = EpisodeDataset.open(args.out).metadata
@@ -79,6 +80,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "frames": frames,
         "successes": {task: successes[task] for task in tasks},
     }
+
+
+def _members(critic: str) -> int:
+    """How many scores each candidate gets. Raises CheckpointError for a critic that cannot be read."""
+    if not critic:
+        return 1
+    from valueguide.critics.checkpoint import LoadedCritic
+
+    return LoadedCritic(Path(critic)).network_config.members
 
 
 def suite_tasks(suite: Any, chosen: str) -> tuple[str, ...]:

@@ -24,8 +24,11 @@ def resolve_suite(name: str) -> Any:
     )
 
 
-def dataset_spec(suite: Any, image_format: str = "png", k: int = 0, horizon: int = 8) -> DatasetSpec:
-    """How episodes of a suite are recorded. k: candidates kept at replans, 0 for demonstrations."""
+def dataset_spec(
+    suite: Any, image_format: str = "png", k: int = 0, horizon: int = 8, members: int = 1
+) -> DatasetSpec:
+    """How episodes of a suite are recorded. k: candidates kept at replans, 0 for demonstrations. members:
+    of the critic that scores them."""
     return DatasetSpec(
         fps=suite.fps,
         cameras=suite.cameras,
@@ -34,7 +37,7 @@ def dataset_spec(suite: Any, image_format: str = "png", k: int = 0, horizon: int
         environment_state=suite.environment_state_names,
         horizon=horizon if k else 1,
         k=k,
-        members=2 if k else 1,
+        members=members,
         image_format=image_format if suite.cameras else "none",  # type: ignore[arg-type]
         robot_type=suite.name,
     )

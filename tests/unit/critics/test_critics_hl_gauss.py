@@ -68,7 +68,7 @@ def test_cross_entropy_by_hand():
 def test_a_network_with_bins_has_values_in_their_range():
     spec = CriticSpec(1, ("x",), state_dim=2)
     network = CriticNetwork(spec, NetworkConfig("state", hidden=8, bins=21, language_dim=3))
-    features = torch.randn(5, network.encoder.dim)
+    features = torch.randn(5, network.encoders[0].dim)
     outputs = network.outputs(features, torch.zeros(5, 1, 1), torch.ones(5, 1, dtype=torch.bool))
     assert outputs.shape == (2, 5, 21)
     q = network.value(outputs)

@@ -195,8 +195,8 @@ def test_members_with_their_own_encoders_share_nothing(kind):
     one_by_one = network(network.encode(inputs), actions[:, 0], torch.ones(4, 2, dtype=torch.bool))
     torch.testing.assert_close(q[..., 0], one_by_one, atol=1e-5, rtol=1e-4)
     q.sum(dim=(1, 2))[0].backward()
-    assert all(p.grad is not None and p.grad.any() for p in network.encoders[0].parameters())
-    assert all(p.grad is None for other in network.encoders[1:] for p in other.parameters())
+    reached = [[bool(p.grad.any()) for p in encoder.parameters()] for encoder in network.encoders]
+    assert any(reached[0]) and not any(reached[1] + reached[2])
 
 
 @pytest.mark.parametrize("wrong", [{"encoder": "vit"}, {"members": 0}, {"dropout": 1.0}])

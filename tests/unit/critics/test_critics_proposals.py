@@ -132,7 +132,7 @@ def test_proposals_that_do_not_fit_are_refused_before_anything_moves(algo, sampl
 
 def test_masked_chunks_score_as_the_network_scores_them_one_by_one():
     network = CriticNetwork(CriticSpec(3, ("x", "y"), 4, 5), NetworkConfig(hidden=16, language_dim=6))
-    features, actions = torch.randn(2, network.encoder.dim), torch.rand(2, 4, 3, 2) * 2 - 1
+    features, actions = torch.randn(2, network.encoders[0].dim), torch.rand(2, 4, 3, 2) * 2 - 1
     valid = torch.tensor([[True, False, False], [True, True, True]])
     q = network.score_many(features, actions, valid)
     for p in range(4):

@@ -30,14 +30,14 @@ def test_many_chunks_of_one_encoding_score_as_each_alone(steps, options):
 def test_actor_and_critic_learn_from_the_same_weights_of_the_critic():
     trainer = make_trainer("calql", warmup_steps=1)
     order, critic = [], []
-    descend = trainer._descend
+    descend = trainer.descend
 
     def watch(name, loss):
         order.append(name)
         critic.append(trainer.critic.head.first.weight.detach().clone())
         descend(name, loss)
 
-    trainer._descend = watch
+    trainer.descend = watch
     trainer.update(make_batch(4))
     assert order[0] == "actor"
     assert all(torch.equal(weight, critic[0]) for weight in critic)

@@ -54,14 +54,14 @@ def test_what_follows_a_terminal_step_changes_nothing(algo):
 def test_the_backup_reaches_neither_the_target_nor_the_actor():
     trainer = make_trainer("calql")
     seen = {}
-    descend = trainer._descend
+    descend = trainer.descend
 
     def watch(name, loss):
         trainer.modules["actor"].zero_grad(set_to_none=True)
         descend(name, loss)
         seen[name] = [p.grad is not None for p in trainer.modules["actor"].parameters()]
 
-    trainer._descend = watch
+    trainer.descend = watch
     trainer.update(make_batch(4))
     assert not any(seen["critic"]) and not any(seen["temperature"]) and all(seen["actor"])
     assert all(p.grad is None and not p.requires_grad for p in trainer.target.parameters())
