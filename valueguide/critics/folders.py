@@ -6,14 +6,13 @@ A process that dies at any moment leaves the old folder or the new one, never ha
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import glob
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+from valueguide.disk import exchange_names, flush
 
 
 @contextlib.contextmanager
@@ -27,9 +26,9 @@ def replacing(folder: Path) -> Iterator[Path]:
     try:
         yield draft
         for path in (*draft.iterdir(), draft):
-            _flush(path)
+            flush(path)
         _swap_in(draft, folder)
-        _flush(folder.parent)
+        flush(folder.parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
@@ -37,20 +36,12 @@ def replacing(folder: Path) -> Iterator[Path]:
 def _swap_in(draft: Path, folder: Path) -> None:
     if not folder.exists():
         draft.rename(folder)
-    elif not _exchange(draft, folder):
+    elif not exchange_names(draft, folder):
         # File systems that cannot exchange two names: for an instant there is no folder of this name.
         old = draft.with_suffix(".old")
         folder.rename(old)
         draft.rename(folder)
         shutil.rmtree(old, ignore_errors=True)
-
-
-def _exchange(first: Path, second: Path) -> bool:
-    """Swap two names in one step (Linux's renameat2); False where that is not supported."""
-    rename = getattr(ctypes.CDLL(None), "renameat2", None)
-    if rename is None:
-        return False
-    return rename(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0
 
 
 def _remove_abandoned(folder: Path) -> None:
@@ -69,11 +60,3 @@ def _is_running(process: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -79,19 +79,38 @@ class LearnedCritic:
         self._instructions.embed(instruction)
 
     def encode(self, observation: Observation) -> Tensor:
-        """(1, F). Raises DataError for a wrong or non-finite observation, ConfigError for a foreign task."""
+        """(1, F), or (M, 1, F) with own encoders. Raises DataError for a wrong or non-finite observation,
+        ConfigError for a foreign task."""
         self._check(observation)
-        language = torch.from_numpy(self._instructions.embed(observation.task))[None].to(self._device)
+        images = {name: observation.images[name][None] for name in self.spec.cameras}
+        features = self.vision_features(images) if self._tower is not None else None
+        return self._encode(
+            [observation.task],
+            observation.state[None],
+            _row(observation.environment_state),
+            features,
+            images,
+        )
+
+    def _encode(
+        self,
+        tasks: list[str],
+        state: Float32,
+        environment_state: Float32 | None,
+        features: Float32 | None = None,
+        images: dict[str, UInt8] | None = None,
+    ) -> Tensor:
+        """The network's encoding of B observations, all arrays with a leading B, physical."""
+        language = torch.from_numpy(np.stack([self._instructions.embed(t) for t in tasks])).to(self._device)
         with torch.inference_mode():
-            images = {name: observation.images[name][None] for name in self.spec.cameras}
             inputs = build_inputs(
                 self._kind,
                 self._normalizers,
                 language=language,
-                state=observation.state[None],
-                environment_state=_row(observation.environment_state),
-                features=self.vision_features(images) if self._tower is not None else None,
-                images=images,
+                state=state,
+                environment_state=environment_state,
+                features=features,
+                images=images or {},
             )
             return self._network.encode(inputs)
 
@@ -120,19 +139,9 @@ class LearnedCritic:
         """
         if self._kind != "state":
             raise ConfigError(mismatch(f"critic {self.version}", "encoder", "state", self._kind))
-        language = torch.from_numpy(np.stack([self._instructions.embed(t) for t in tasks])).to(self._device)
+        encoded = self._encode(tasks, state, environment_state)
         with torch.inference_mode():
-            inputs = build_inputs(
-                self._kind,
-                self._normalizers,
-                language=language,
-                state=state,
-                environment_state=environment_state,
-                features=None,
-                images={},
-            )
-            chunks = self._normalizers.action(actions.to(self._device))
-            return self._network.score_many(self._network.encode(inputs), chunks)
+            return self._network.score_many(encoded, self._normalizers.action(actions.to(self._device)))
 
     @property
     def clip_rate(self) -> float:

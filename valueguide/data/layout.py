@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from valueguide.disk import flush
 from valueguide.errors import DataError
 
 CODEBASE_VERSION = "v3.0"
@@ -63,7 +64,7 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], None]) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
-    sync_folder(path.parent)
+    flush(path.parent)
 
 
 def make_folder(folder: Path) -> None:
@@ -74,15 +75,7 @@ def make_folder(folder: Path) -> None:
         folder = folder.parent
     for level in reversed(missing):
         level.mkdir(exist_ok=True)
-        sync_folder(level.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        flush(level.parent)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 from pathlib import Path
 
-from valueguide.data.layout import sync_folder
-
-_AT_FDCWD = -100
-_RENAME_EXCHANGE = 2
+from valueguide.disk import exchange_names, flush
 
 
 def aside(root: Path) -> Path:
@@ -22,7 +18,7 @@ def restore_interrupted(root: Path) -> None:
     """Put the old folder back if a crash fell between the two renames of `exchange`."""
     if not root.exists() and aside(root).exists():
         os.rename(aside(root), root)
-        sync_folder(root.parent)
+        flush(root.parent)
 
 
 def exchange(root: Path, replacement: Path) -> None:
@@ -31,12 +27,7 @@ def exchange(root: Path, replacement: Path) -> None:
     Linux swaps the two names atomically. File systems that cannot do so get two renames; a crash
     between them is undone by `restore_interrupted`. Raises OSError.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
-    swap = getattr(libc, "renameat2", None)
-    done = swap is not None and not swap(
-        _AT_FDCWD, os.fsencode(root), _AT_FDCWD, os.fsencode(replacement), _RENAME_EXCHANGE
-    )
-    if done:
+    if exchange_names(root, replacement):
         old = replacement
     else:
         old = aside(root)
@@ -46,5 +37,5 @@ def exchange(root: Path, replacement: Path) -> None:
         except OSError:
             os.rename(old, root)
             raise
-    sync_folder(root.parent)
+    flush(root.parent)
     shutil.rmtree(old)

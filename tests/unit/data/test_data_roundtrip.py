@@ -90,11 +90,12 @@ def test_compaction_respects_the_size_limit_and_runs_twice(tmp_path):
 
 
 def test_compaction_falls_back_to_two_renames_and_a_crash_between_them_is_undone(tmp_path, monkeypatch):
+    from valueguide import disk
     from valueguide.data import swap
 
     root = tmp_path / "set"
     record(root, range(2))
-    monkeypatch.setattr(swap.ctypes, "CDLL", lambda *a, **k: object())
+    monkeypatch.setattr(disk.ctypes, "CDLL", lambda *a, **k: object())
     compact(root)
     assert EpisodeDataset.open(root).episodes == 2
     root.rename(swap.aside(root))

@@ -79,7 +79,7 @@ class BatchedSampler:
             with GivenNoise(noise, k):
                 try:
                     actions = self.policy.predict_action_chunk(batch)
-                except NotImplementedError:
+                except NotImplementedError:  # how LeRobot's single-step policies answer
                     where = f"policy type {self.policy.config.type!r}"
                     raise ConfigError(
                         f"{where}: expected one that predicts action chunks, found a single-step policy"
