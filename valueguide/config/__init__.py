@@ -1,0 +1,1 @@
+"""Files that people write: their schema, and loading with errors that name file and field."""
