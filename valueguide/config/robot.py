@@ -1,4 +1,4 @@
-"""The description of a robot: topics, names, rates, limits, staleness. One YAML in configs/robots/ per robot."""
+"""The description of a robot: topics, names, rates, limits, staleness. One YAML a robot, in configs/robots/."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ActionSpec:
     """What a policy's action means.
 
     kind: `cartesian_delta` (metres and radians to add to the hand's pose in one control period, last
-    dimension the gripper's opening, 0 closed … 1 open), or `joint_position` (targets in radians, gripper last).
+    dimension the gripper's opening, 0 closed … 1 open), or `joint_position` (radians, gripper last).
     """
 
     kind: ActionKind
@@ -46,7 +46,7 @@ class Joints:
 
 @dataclass(frozen=True)
 class Camera:
-    """kind: `raw` (sensor_msgs/Image, rgb8 or bgr8) or `compressed` (sensor_msgs/CompressedImage, JPEG or PNG).
+    """kind: `raw` (sensor_msgs/Image, rgb8 or bgr8) or `compressed` (CompressedImage, JPEG or PNG).
 
     width, height: what the policy is given, in pixels; other sizes are resized. 0: as published.
     """
@@ -88,7 +88,7 @@ class RobotConfig:
     `effort.<joint>`, `pose.x|y|z|yaw`, `gripper` (0 … 1, measured) or `gripper_command` (0 … 1, last sent).
     pose_topic: geometry_msgs/PoseStamped of the hand in `frame`; wrench_topic: geometry_msgs/WrenchStamped.
     environment_state_topic: std_msgs/Float32MultiArray, simulations only.
-    yaw_offset: added to the yaw of pose_topic, radians.
+    yaw_offset: added to the yaw (about the base's vertical) of pose_topic's orientation, radians.
     """
 
     name: str
@@ -145,7 +145,9 @@ class RobotConfig:
             if name not in known:
                 raise ConfigError(mismatch(where, f"state {entry}", f"a joint of {sorted(known)}", name))
         elif entry not in ("gripper", "gripper_command"):
-            expected = "position.JOINT, velocity.JOINT, effort.JOINT, pose.x|y|z|yaw, gripper, gripper_command"
+            expected = (
+                "position.JOINT, velocity.JOINT, effort.JOINT, pose.x|y|z|yaw, gripper, gripper_command"
+            )
             raise ConfigError(mismatch(where, "state", expected, entry))
 
 
@@ -156,7 +158,9 @@ def load_robot(name_or_path: str) -> RobotConfig:
         path = ROBOTS / f"{name_or_path}.yaml"
     if not path.exists():
         known = ", ".join(sorted(p.stem for p in ROBOTS.glob("*.yaml")))
-        raise ConfigError(f"robot {name_or_path}: expected one of {known}, or a YAML file; found none at {path}")
+        raise ConfigError(
+            f"robot {name_or_path}: expected one of {known}, or a YAML file; found none at {path}"
+        )
     try:
         content = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -1,1 +1,1 @@
-"""What may reach the motors: limits, staleness, and a latched stop. Pure functions and state, no ROS, no clock."""
+"""What may reach the motors: limits, staleness, and a latched stop. Pure: no ROS, no clock."""

@@ -190,9 +190,7 @@ class SafetyGate:
             return f"command {sequence}: out of order, {self._sequence} came before"
         if not abs(age) <= self.watchdog.command_s:
             return f"command {sequence}: issued {age:.2f} s ago"
-        return check_command(
-            values, self._previous, self._measured, self.limits, self.kind, self.names
-        )
+        return check_command(values, self._previous, self._measured, self.limits, self.kind, self.names)
 
     def _hold(self, reason: str) -> Verdict | None:
         """A HOLD when entering it; None when it already holds: the robot keeps the pose it was given."""

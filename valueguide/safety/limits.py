@@ -1,4 +1,4 @@
-"""What a command and a measurement must satisfy. Nothing is repaired: a violation is a sentence that says why."""
+"""What a command and a measurement must satisfy. Nothing is repaired: a violation is a sentence."""
 
 from __future__ import annotations
 

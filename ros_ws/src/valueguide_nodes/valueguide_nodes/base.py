@@ -22,16 +22,13 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
-from valueguide.errors import ConfigError, ValueguideError
 from valueguide_msgs.msg import Heartbeat
 
-#: Sensors: the newest only, never waiting. Commands and plans: every one. Facts: also for those who come late.
-SENSOR = QoSProfile(
-    history=HistoryPolicy.KEEP_LAST, depth=2, reliability=ReliabilityPolicy.BEST_EFFORT
-)
-RELIABLE = QoSProfile(
-    history=HistoryPolicy.KEEP_LAST, depth=50, reliability=ReliabilityPolicy.RELIABLE
-)
+from valueguide.errors import ConfigError, ValueguideError
+
+#: Sensors: the newest only, never waiting. Commands and plans: every one. Facts: also for latecomers.
+SENSOR = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=2, reliability=ReliabilityPolicy.BEST_EFFORT)
+RELIABLE = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=50, reliability=ReliabilityPolicy.RELIABLE)
 LATCHED = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,
     depth=1,
@@ -244,7 +241,11 @@ def run(node_class: type[VgNode], *, executor: Any = None, args: Sequence[str] |
         spinner.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
-    except (ConfigError, rclpy.exceptions.ParameterException, rclpy.exceptions.InvalidParameterValueException) as error:
+    except (
+        ConfigError,
+        rclpy.exceptions.ParameterException,
+        rclpy.exceptions.InvalidParameterValueException,
+    ) as error:
         print(f"{node_class.NAME}: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)
     finally:
