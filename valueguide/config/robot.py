@@ -1,4 +1,4 @@
-"""The description of a robot: topics, names, rates, limits, staleness. One YAML a robot, in configs/robots/."""
+"""The description of a robot: topics, names, rates, limits, staleness. One YAML in configs/robots/ each."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""From chunks to control steps: synchronised observations, prefetch, seams, takeover. Pure; time passed in."""
+"""From chunks to control steps: synchronised observations, prefetch, seams, takeover. Pure; no clock."""
