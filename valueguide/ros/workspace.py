@@ -70,7 +70,7 @@ def is_built() -> bool:
         if not marker.exists():
             return False
         # Python and launch files are linked, so only what was compiled or copied can be out of date.
-        built = (INSTALL / package / "share" / package / "local_setup.bash").stat().st_mtime
+        built = (INSTALL / package / "share" / package / "package.bash").stat().st_mtime
         sources = (WORKSPACE / "src" / package).rglob("*")
         watched = (".msg", ".srv", ".action", ".txt", ".xml", ".cfg")
         if any(p.stat().st_mtime > built for p in sources if p.suffix in watched or p.name == "setup.py"):
