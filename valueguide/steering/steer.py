@@ -108,12 +108,19 @@ class Steerer:
         self.policy.observe(observation)
         self._observation = observation
 
-    def plan(self, seed: int) -> tuple[ActionChunk, Candidates, Decision]:
-        """Propose, score and choose for the latest observation. seed: of the policy's noise and of draws."""
+    def plan(
+        self, seed: int, adapt: Callable[[Candidates], Candidates] | None = None
+    ) -> tuple[ActionChunk, Candidates, Decision]:
+        """Propose, score and choose for the latest observation. seed: of the policy's noise and of draws.
+
+        adapt: what is done to the candidates before they are scored, such as putting committed actions first.
+        """
         if self._observation is None:
             raise ConfigError("steering: expected an observation since the last reset, found none")
         start = self.clock()
         candidates = self.policy.sample(self.config.k, seed)
+        if adapt is not None:
+            candidates = adapt(candidates)
         sampled = self.clock()
         decision = self._choose(candidates, seed, start)
         end = self.clock()
@@ -133,25 +140,40 @@ class Steerer:
             return Decision(index, self.selector.name, preferred=index, latency_s=self.clock() - start)
         if self.critic is None:
             return decide(None, elapsed_s=self.clock() - start)
-        sampled_s = self.clock() - start
-        if sampled_s > self.config.deadline_s:
-            # Scoring could not change what runs, only make it later still.
-            return Decision(0, "deadline", latency_s=sampled_s)
         assert self._observation is not None
-        features = self.critic.encode(self._observation)
-        actions = np.ascontiguousarray(candidates.actions)
-        scores = self.critic.score(features, actions)
-        if scores.q.shape[1:] != (candidates.k,):
-            raise ConfigError(
-                mismatch("critic", "scores", f"(members, {candidates.k} candidates)", scores.q.shape)
-            )
-        return decide(
-            scores,
-            beta=self.config.beta,
-            how=self.config.aggregate,
-            seed=seed,
-            elapsed_s=self.clock() - start,
-            deadline_s=self.config.deadline_s,
-            spread_limit=self.config.spread_limit,
-            shadow=self.config.shadow,
+        return rerank(self.critic, self._observation, candidates, self.config, seed, start, self.clock)
+
+
+def rerank(
+    critic: Critic,
+    observation: Observation,
+    candidates: Candidates,
+    config: SteeringConfig,
+    seed: int,
+    start: float,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Decision:
+    """Score the candidates and choose one. start: when sampling began, on `clock`, for the deadline.
+
+    Raises ConfigError when the critic returns scores for another number of candidates.
+    """
+    sampled_s = clock() - start
+    if sampled_s > config.deadline_s:
+        # Scoring could not change what runs, only make it later still.
+        return Decision(0, "deadline", latency_s=sampled_s)
+    features = critic.encode(observation)
+    scores = critic.score(features, np.ascontiguousarray(candidates.actions))
+    if scores.q.shape[1:] != (candidates.k,):
+        raise ConfigError(
+            mismatch("critic", "scores", f"(members, {candidates.k} candidates)", scores.q.shape)
         )
+    return decide(
+        scores,
+        beta=config.beta,
+        how=config.aggregate,
+        seed=seed,
+        elapsed_s=clock() - start,
+        deadline_s=config.deadline_s,
+        spread_limit=config.spread_limit,
+        shadow=config.shadow,
+    )

@@ -1,0 +1,126 @@
+"""Node `reranker`: scores the candidates that a node `policy` with `rerank: remote` proposes, picks one."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+from valueguide_msgs.msg import ActionChunk as ChunkMessage
+from valueguide_msgs.msg import Candidates, Decision
+
+from valueguide.config.robot import RobotConfig, load_robot
+from valueguide.ros.messages import candidates_from, stamp_ns
+from valueguide.ros.observe import ObservationBuilder
+from valueguide.steering.decide import decide
+from valueguide.steering.steer import SteeringConfig, rerank
+from valueguide.types import ActionChunk
+from valueguide_nodes import convert
+from valueguide_nodes.base import RELIABLE, Param, VgNode, run
+from valueguide_nodes.critic_slot import CriticSlot, checkpoint
+from valueguide_nodes.planner import Planner
+
+
+class RerankerNode(VgNode):
+    NAME = "reranker"
+    PARAMETERS = (
+        Param("critic", "", "critic folder; empty: the shipped one; none: candidate 0 runs"),
+        Param("beta", 0.0, "softmax temperature; 0 takes the best", 0.0, 1e6),
+        Param("execute", 4, "steps run, and scored, of each chunk", 1, 1000),
+        Param("aggregate", "min", "over ensemble members: min, mean or lcb"),
+        Param("deadline_s", 0.0, "decision time beyond which candidate 0 runs; 0: none", 0.0, 1e6),
+        Param("shadow", False, "score and log, but run candidate 0"),
+        Param("publish_chunk", True, "false: only score beside another re-ranker, for comparison"),
+        Param("device", "cpu", "torch device"),
+    )
+
+    def setup(self) -> None:
+        self.robot: RobotConfig = load_robot(self.param("robot"))
+        path = checkpoint(self.param("critic"), "critic")
+        self.slot = CriticSlot(self, self.robot, path, self.param("device"), self.param("shadow"))
+        critic = self.slot.critic
+        self.config = SteeringConfig(
+            beta=self.param("beta"),
+            execute=self.param("execute"),
+            aggregate=self.param("aggregate"),
+            deadline_s=self.param("deadline_s") or float("inf"),
+        )
+        cameras = sorted(critic.spec.cameras) if critic else []
+        privileged = bool(critic and critic.spec.environment_state_dim)
+        builder = ObservationBuilder(self.robot, tuple(cameras), privileged)
+        self.decisions = self.create_publisher(Decision, "decision", RELIABLE)
+        self.chunk_out = self.create_publisher(ChunkMessage, "chunk", RELIABLE)
+        self.planner = Planner(self.robot, builder, self.work, self.failed)
+        self.episode, self.chunks, self.critic_s = -1, 0, 0.0
+        convert.subscribe_observation(self, self.robot, builder, cameras, privileged, self.received)
+        self.create_subscription(Candidates, "candidates", self.guarded(self.on_candidates), RELIABLE)
+
+    def received(self, role: str, message: Any) -> None:
+        self.planner.push(role, message, self.now_ns())
+
+    def on_candidates(self, message: Candidates) -> None:
+        if message.mode != "base":  # the policy answers those itself
+            self.planner.submit((message, time.monotonic()))
+
+    def work(self, job: tuple[Candidates, float]) -> None:
+        message, started = job
+        if message.episode_id != self.episode:
+            self.episode, self.chunks = message.episode_id, 0
+        candidates = candidates_from(message)
+        critic = self.slot.critic
+        if critic is None:
+            decision = decide(None, elapsed_s=message.policy_s)
+        else:
+            observation = self.planner.observation(message.instruction, stamp_ns(message))
+            if observation is None or not self.active:
+                return
+            config = replace(
+                self.config,
+                k=candidates.k,
+                shadow=self.slot.shadow or message.mode == "shadow",
+                spread_limit=critic.spread_limit,
+            )
+            # The deadline counts from when the policy began to sample.
+            decision = rerank(
+                critic,
+                observation,
+                candidates,
+                config,
+                message.seed,
+                started - message.policy_s,
+                time.monotonic,
+            )
+        self.critic_s = time.monotonic() - started
+        if self.param("publish_chunk"):
+            chunk = ActionChunk(candidates.actions[decision.index], self.chunks, self.config.execute)
+            version = critic.version if critic else ""
+            self.chunk_out.publish(convert.chunk_message(message, chunk, message.policy_version, version))
+        self.decisions.publish(
+            convert.decision_message(
+                message,
+                decision,
+                self.chunks,
+                self.critic_s,
+                self.critic_s + message.policy_s,
+                critic.version if critic else "",
+            )
+        )
+        self.chunks += 1
+
+    def failed(self, error: Exception) -> None:
+        self.get_logger().error(f"scoring: {type(error).__name__}: {error}")
+        self.planner.stale = f"scoring failed: {error}"
+
+    def stop(self) -> None:
+        self.planner.close()
+
+    def status(self) -> dict[str, Any]:
+        return {"error": self.planner.stale, "critic_ms": round(1e3 * self.critic_s, 1)}
+
+
+def main() -> None:
+    run(RerankerNode)
+
+
+if __name__ == "__main__":
+    main()
