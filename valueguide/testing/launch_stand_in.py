@@ -1,10 +1,9 @@
 """A stand-in for the part of `launch` and `launch_ros` that this project's launch files use.
 
 It is not ROS's launch, which no registry holds as a wheel. It starts the real installed executables
-of an unmodified launch file, and knows DeclareLaunchArgument (with choices), LaunchConfiguration,
-IfCondition, OpaqueFunction, and Node (name, namespace, parameters as dict or file, ParameterValue,
-remappings, arguments, condition). Everything else raises: nothing is ever skipped silently. Unlike
-the real one, an argument that the file does not declare is an error.
+of an unmodified launch file, and knows the classes in `_MODULES` with the arguments that are written
+out below. Everything else raises: nothing is ever skipped silently. Unlike the real one, an argument
+that no file declares is an error.
 """
 
 from __future__ import annotations
@@ -47,6 +46,25 @@ class LaunchConfiguration:
         return value
 
 
+@dataclass(frozen=True)
+class EqualsSubstitution:
+    """The text "true" or "false". Compares texts; to the real one "1" equals "true" and "1.0", too."""
+
+    left: Any
+    right: Any
+
+    def perform(self, context: LaunchContext) -> str:
+        return str(perform(self.left, context) == perform(self.right, context)).lower()
+
+
+@dataclass(frozen=True)
+class NotEqualsSubstitution(EqualsSubstitution):
+    """The opposite."""
+
+    def perform(self, context: LaunchContext) -> str:
+        return "false" if super().perform(context) == "true" else "true"
+
+
 class IfCondition:
     """True for 1 and true, false for 0 and false (any case); anything else is an error."""
 
@@ -58,6 +76,13 @@ class IfCondition:
         if text not in ("true", "1", "false", "0"):
             raise ConfigError(mismatch(_WHERE, "a condition", "true or false", repr(text)))
         return text in ("true", "1")
+
+
+class UnlessCondition(IfCondition):
+    """The opposite."""
+
+    def evaluate(self, context: LaunchContext) -> bool:
+        return not super().evaluate(context)
 
 
 class DeclareLaunchArgument:
@@ -74,6 +99,14 @@ class DeclareLaunchArgument:
         self.name, self.default_value, self.description = name, default_value, description
         self.choices = choices
 
+    def default_text(self) -> str | None:
+        """The default for people: the text, `$(name)` for another argument's value, None without one."""
+        if isinstance(self.default_value, LaunchConfiguration):
+            return f"$({self.default_value.name})"
+        if isinstance(self.default_value, EqualsSubstitution):
+            return "it depends"
+        return None if self.default_value is None else str(self.default_value)
+
     def declare(self, context: LaunchContext) -> None:
         """Check the given value, or take the default. Raises ConfigError."""
         values = context.launch_configurations
@@ -86,20 +119,26 @@ class DeclareLaunchArgument:
             raise ConfigError(mismatch("launch argument", self.name, expected, repr(values[self.name])))
 
 
-class OpaqueFunction:
-    """Calls `function(context)`, which returns further entities, or None."""
+@dataclass(frozen=True)
+class PythonLaunchDescriptionSource:
+    """The path of another launch file."""
+
+    path: str
+
+
+class IncludeLaunchDescription:
+    """Another launch file, with further arguments. As in the real one, it sees all arguments of this one."""
 
     def __init__(
-        self,
-        *,
-        function: Callable[..., Any],
-        args: Iterable[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
+        self, source: PythonLaunchDescriptionSource, *, launch_arguments: Iterable[tuple[str, Any]] = ()
     ) -> None:
-        self._function, self._args, self._kwargs = function, tuple(args), dict(kwargs or {})
+        self.path, self.arguments = Path(source.path), tuple(launch_arguments)
 
     def entities(self, context: LaunchContext) -> list[Any]:
-        return list(self._function(context, *self._args, **self._kwargs) or [])
+        """What the file holds, after its arguments are set."""
+        for name, value in self.arguments:
+            context.launch_configurations[name] = str(perform(value, context))
+        return read(self.path).entities
 
 
 class ParameterValue:
@@ -176,7 +215,7 @@ class LaunchDescription:
 
 def perform(value: Any, context: LaunchContext) -> Any:
     """Evaluate a substitution, or a list of them and texts, which is joined; other values stay."""
-    if isinstance(value, LaunchConfiguration):
+    if isinstance(value, LaunchConfiguration | EqualsSubstitution):
         return value.perform(context)
     if isinstance(value, list | tuple):
         return "".join(str(perform(part, context)) for part in value)
@@ -207,9 +246,10 @@ def find_executable(package: str, executable: str, prefixes: Sequence[Path]) -> 
 
 _MODULES: dict[str, tuple[type, ...]] = {
     "launch": (LaunchContext, LaunchDescription),
-    "launch.actions": (DeclareLaunchArgument, OpaqueFunction),
-    "launch.conditions": (IfCondition,),
-    "launch.substitutions": (LaunchConfiguration,),
+    "launch.actions": (DeclareLaunchArgument, IncludeLaunchDescription),
+    "launch.conditions": (IfCondition, UnlessCondition),
+    "launch.launch_description_sources": (PythonLaunchDescriptionSource,),
+    "launch.substitutions": (EqualsSubstitution, LaunchConfiguration, NotEqualsSubstitution),
     "launch_ros": (),
     "launch_ros.actions": (Node,),
     "launch_ros.parameter_descriptions": (ParameterValue,),
@@ -258,9 +298,17 @@ def read(path: Path) -> LaunchDescription:
         return module.generate_launch_description()
 
 
-def declared(description: LaunchDescription) -> list[DeclareLaunchArgument]:
-    """The arguments of a launch file."""
-    return [item for item in description.entities if isinstance(item, DeclareLaunchArgument)]
+def declared(description: LaunchDescription) -> dict[str, DeclareLaunchArgument]:
+    """The arguments of a launch file by name, with those of included files that it does not set itself."""
+    found: dict[str, DeclareLaunchArgument] = {}
+    for item in description.entities:
+        if isinstance(item, DeclareLaunchArgument):
+            found.setdefault(item.name, item)
+        elif isinstance(item, IncludeLaunchDescription):
+            fixed = {name for name, _ in item.arguments}
+            inner = declared(read(item.path))
+            found |= {name: inner[name] for name in inner if name not in found and name not in fixed}
+    return found
 
 
 def plan(path: Path, arguments: Mapping[str, str], prefixes: Sequence[Path], folder: Path) -> list[Command]:
@@ -270,7 +318,7 @@ def plan(path: Path, arguments: Mapping[str, str], prefixes: Sequence[Path], fol
     missing or impossible argument, an executable that is not there, or an entity that is unknown here.
     """
     description = read(path)
-    known = [item.name for item in declared(description)]
+    known = sorted(declared(description))
     unknown = sorted(set(arguments) - set(known))
     if unknown:
         raise ConfigError(mismatch(path.name, "arguments", f"some of {', '.join(known)}", ", ".join(unknown)))
@@ -283,7 +331,7 @@ def _visit(entities: Iterable[Any], context: LaunchContext) -> Iterator[Node]:
     for entity in entities:
         if isinstance(entity, DeclareLaunchArgument):
             entity.declare(context)
-        elif isinstance(entity, OpaqueFunction):
+        elif isinstance(entity, IncludeLaunchDescription):
             yield from _visit(entity.entities(context), context)
         elif isinstance(entity, Node):
             if entity.condition is None or entity.condition.evaluate(context):

@@ -1,0 +1,113 @@
+"""The graph without a robot: policy, re-ranker, executor, safety gate, task, progress, teleop, recorder.
+
+Included by sim.launch.py and robot.launch.py. Start it alone beside a robot that is already up.
+"""
+
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument
+from launch.conditions import IfCondition, UnlessCondition
+from launch.substitutions import LaunchConfiguration, NotEqualsSubstitution
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+
+BOOLEANS = ["true", "false"]
+
+
+def value(argument, kind=str):
+    """An argument as a parameter of a fixed type: "4" stays a text, and "" is one."""
+    return ParameterValue(LaunchConfiguration(argument), value_type=kind)
+
+
+def node(executable, condition=None, **parameters):
+    common = {"robot": value("robot"), "use_sim_time": value("use_sim_time", bool)}
+    return Node(
+        package="valueguide_nodes",
+        executable=executable,
+        name=executable,
+        namespace=LaunchConfiguration("namespace"),
+        parameters=[{**common, **parameters}],
+        # Two simulations side by side each have a clock of their own.
+        remappings=[("/clock", "clock")],
+        output="screen",
+        condition=condition,
+    )
+
+
+def generate_launch_description():
+    composed = LaunchConfiguration("composed")
+    sampling = {"policy": value("policy"), "k": value("k", int)}
+    scoring = {
+        "critic": value("critic"),
+        "beta": value("beta", float),
+        "execute": value("execute", int),
+        "shadow": value("shadow", bool),
+        "device": value("device"),
+    }
+    return LaunchDescription(
+        [
+            DeclareLaunchArgument(
+                "robot", default_value="sim", description="name in configs/robots, or path of a description"
+            ),
+            DeclareLaunchArgument(
+                "policy", default_value="", description="policy folder or hub id; empty: the shipped one"
+            ),
+            DeclareLaunchArgument(
+                "critic",
+                default_value="",
+                description="critic folder; empty: the shipped one; none: no critic",
+            ),
+            DeclareLaunchArgument("k", default_value="16", description="candidates per decision"),
+            DeclareLaunchArgument(
+                "beta", default_value="0.0", description="softmax temperature of the choice; 0: the best one"
+            ),
+            DeclareLaunchArgument("execute", default_value="4", description="steps executed of each chunk"),
+            DeclareLaunchArgument("device", default_value="cpu", description="torch device of the models"),
+            DeclareLaunchArgument(
+                "mode",
+                default_value="guided",
+                choices=["guided", "base", "shadow"],
+                description="how tasks run that do not say: base ignores the critic, shadow only logs it",
+            ),
+            DeclareLaunchArgument(
+                "shadow",
+                default_value="false",
+                choices=BOOLEANS,
+                description="the critic scores and is logged, the policy's own candidate runs",
+            ),
+            DeclareLaunchArgument(
+                "composed",
+                default_value="true",
+                choices=BOOLEANS,
+                description="policy and re-ranker in one process",
+            ),
+            DeclareLaunchArgument(
+                "prefetch",
+                default_value="true",
+                choices=BOOLEANS,
+                description="ask for the next chunk while one still runs",
+            ),
+            DeclareLaunchArgument(
+                "record", default_value="", description="folder for recordings; empty: none are made"
+            ),
+            DeclareLaunchArgument(
+                "namespace", default_value="", description="moves all names, so that graphs run side by side"
+            ),
+            DeclareLaunchArgument(
+                "use_sim_time", default_value="false", choices=BOOLEANS, description="time from /clock"
+            ),
+            node("policy", IfCondition(composed), rerank="inline", **sampling, **scoring),
+            node("policy", UnlessCondition(composed), rerank="remote", **sampling, **scoring),
+            node("reranker", UnlessCondition(composed), **scoring),
+            node("executor", prefetch=value("prefetch", bool), execute=value("execute", int)),
+            node("safety_gate"),
+            node("task", mode=value("mode")),
+            node("progress"),
+            node("teleop"),
+            node("markers"),
+            node(
+                "recorder",
+                IfCondition(NotEqualsSubstitution(LaunchConfiguration("record"), "")),
+                out=value("record"),
+            ),
+        ]
+    )
