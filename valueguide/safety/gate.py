@@ -42,8 +42,8 @@ class Kind(IntEnum):
 class Watchdog:
     """Seconds. command_s: silence of the commander before a hold; also how old a command may be.
 
-    state_s: age of the robot's state beyond which nothing moves. heartbeat_s: silence of a peer that
-    stops for good; it counts from the peer's first beat, or from `activate` for those in `peers`.
+    state_s: age of the robot's state beyond which nothing moves. heartbeat_s: silence of a peer, once
+    heard, that stops for good; nothing moves before all `peers` were heard.
     """
 
     command_s: float = 0.3
@@ -95,9 +95,9 @@ class SafetyGate:
                 )
             )
 
-    def activate(self, now: float) -> None:
-        """Start of service: holding; expected peers have `heartbeat_s` to be heard."""
-        self._beats = dict.fromkeys(self.watchdog.peers, now)
+    def activate(self) -> None:
+        """Start of service: holding, and no peer heard yet."""
+        self._beats = {}
         if self.state is not GateState.STOPPED:
             self.state, self.reason = GateState.HOLDING, "no command yet"
 
@@ -113,8 +113,8 @@ class SafetyGate:
         return self.stop(broken) if broken else None
 
     def on_heartbeat(self, peer: str, now: float) -> None:
-        """A sign of life. From now on its silence is a stop."""
-        if peer in self._beats or peer in self.watchdog.peers:
+        """A sign of life. From now on the silence of this peer is a stop, if it is one to watch."""
+        if peer in self.watchdog.peers:
             self._beats[peer] = now
 
     def on_command(self, values: Any, sequence: int, age: float, now: float) -> Verdict | None:
@@ -184,6 +184,9 @@ class SafetyGate:
     def _refusal(self, values: Any, sequence: int, age: float, now: float) -> str | None:
         if self._measured is None:
             return "robot state: none yet"
+        unheard = [peer for peer in self.watchdog.peers if peer not in self._beats]
+        if unheard:
+            return f"heartbeat: nothing yet from {', '.join(unheard)}"
         if now - self._measured_at > self.watchdog.state_s:
             return f"robot state: {now - self._measured_at:.2f} s old"
         if sequence <= self._sequence:

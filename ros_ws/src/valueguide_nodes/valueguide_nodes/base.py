@@ -8,10 +8,10 @@ A ValueguideError in a transition is one log line and a failed transition; one i
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +22,7 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
 from valueguide_msgs.msg import Heartbeat
 
 from valueguide.errors import ConfigError, ValueguideError
@@ -188,6 +189,10 @@ class VgNode(LifecycleNode):
             self._error = str(error)
             self.get_logger().error(str(error))
             return TransitionCallbackReturn.FAILURE
+        except Exception as error:  # rclpy would swallow it without a word
+            self._error = f"{type(error).__name__}: {error}"
+            self.get_logger().error(traceback.format_exc())
+            return TransitionCallbackReturn.ERROR
         return TransitionCallbackReturn.SUCCESS
 
     def _halt(self) -> None:
@@ -231,8 +236,9 @@ def run(node_class: type[VgNode], *, executor: Any = None, args: Sequence[str] |
 
     `executor` makes the rclpy executor; single-threaded by default, so callbacks never run side by side.
     """
-    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
-    rclpy.init(args=args)
+    # rclpy's own handlers close the context first, and then nobody can send the last hold.
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     node: VgNode | None = None
     try:
         node = node_class()

@@ -1,4 +1,4 @@
-"""Node `policy`: K candidates of the frozen policy for every request, scored too unless `rerank` is remote."""
+"""Node `policy`: K candidates of the frozen policy for every request, scored unless `rerank` is remote."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class SafetyGateNode(VgNode):
         self.create_timer(1.0 / self.param("watch_hz"), self.guarded(self.watch), clock=steady)
 
     def start(self) -> None:
-        self.gate.activate(self.monotonic())
+        self.gate.activate()
         self.tell()
 
     def on_command(self, message: Command) -> None:
