@@ -123,6 +123,9 @@ def _launch(file: str, texts: list[str], show: bool) -> dict[str, Any]:
         try:
             nodes.wait()
         except KeyboardInterrupt:
+            # A second Ctrl-C must not cut short how the nodes leave the arm and the recordings.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
             _say("stopping")
         statuses = nodes.stop()
     failed = [f"{name} ({status})" for name, status in statuses.items() if status]

@@ -276,6 +276,9 @@ def _installed() -> Iterator[None]:
         module.__dict__["__getattr__"] = lambda item, name=name: missing(name, item)
         module.__path__ = []
         sys.modules[name] = module
+        parent, _, own = name.rpartition(".")
+        if parent:
+            setattr(sys.modules[parent], own, module)
     try:
         yield
     finally:
@@ -293,9 +296,9 @@ def read(path: Path) -> LaunchDescription:
     with _installed():
         try:
             spec.loader.exec_module(module)
+            return module.generate_launch_description()
         except ImportError as error:
             raise ConfigError(f"{path}: {_WHERE}: {error}") from error
-        return module.generate_launch_description()
 
 
 def declared(description: LaunchDescription) -> dict[str, DeclareLaunchArgument]:

@@ -84,7 +84,7 @@ def make_tiny_policy(policy_type: str, folder: Path, seed: int = 0, **config: An
                     weight.normal_(std=0.2)  # initialised to zero, which would hide the condition
         with _local_tokenizer(folder / "tokenizer"):
             processors = make_pre_post_processors(configuration, dataset_stats=_statistics(configuration))
-    return TinyPolicy(policy.eval(), *processors)
+    return TinyPolicy(policy.to(configuration.device).eval(), *processors)
 
 
 @contextlib.contextmanager

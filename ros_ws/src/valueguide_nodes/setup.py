@@ -16,6 +16,7 @@ NODES = (
     "markers",
     "sim_robot",
     "wxai_robot",
+    "replay",
 )
 
 setup(
