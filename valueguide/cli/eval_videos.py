@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from valueguide.drawing import draw_candidates, draw_scores
 from valueguide.evaluation.arms import ArmFactory, sampling_seed
 from valueguide.evaluation.report import Video
 from valueguide.evaluation.rollout import rollout
 from valueguide.evaluation.runner import Plan
-from valueguide.evaluation.video import draw_candidates, draw_scores, encode_mp4, side_by_side
+from valueguide.evaluation.video import encode_mp4, side_by_side
 from valueguide.types import Candidates, Decision, Float32, Observation, UInt8
 
 #: Pixels; small pictures are enlarged by a whole number to about this.

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from valueguide.drawing import score_colors
 from valueguide.evaluation.plots import color, latency_bars, sweep, task_bars
 from valueguide.evaluation.report_style import STYLE
 from valueguide.evaluation.results import worse_line
-from valueguide.evaluation.video import score_colors
 
 _MEANING = {
     "base": "the policy alone: its own first proposal",

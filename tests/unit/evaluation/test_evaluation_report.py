@@ -13,14 +13,12 @@ import av
 import numpy as np
 import pytest
 
+from valueguide.drawing import draw_candidates, draw_scores, score_colors
 from valueguide.evaluation import plots
 from valueguide.evaluation.report import Video, write_report
 from valueguide.evaluation.results import build_results
 from valueguide.evaluation.video import (
-    draw_candidates,
-    draw_scores,
     encode_mp4,
-    score_colors,
     side_by_side,
 )
 
