@@ -79,7 +79,9 @@ class JointReader:
         """The gripper, 0 closed … 1 open; NaN for a robot without one."""
         if not self._joints.gripper:
             return float("nan")
-        position = float(self.values(message, "position", [self._joints.gripper])[0])
+        self.values(message, "position", [self._joints.gripper])  # says when it is missing
+        # In double precision, so that a recorded opening survives the way back to a joint position.
+        position = float(message.position[list(message.name).index(self._joints.gripper)])
         span = self._joints.gripper_open - self._joints.gripper_closed
         return (position - self._joints.gripper_closed) / span
 
