@@ -51,8 +51,11 @@ class Arm:
         self.target = HOME_POSITION.copy()
         self.yaw_target = 0.0
         self.grip_target = 1.0
-        self._joint_target = HOME_JOINTS.copy()
+        self._joint_start = self._joint_target = HOME_JOINTS.copy()
+        self._done = self._substeps
         self.peak_force = 0.0
+        #: Actuators (0 … 5 joints, 6 gripper) that ignore their targets, and where they are stuck (rad, m).
+        self.stuck: dict[int, float] = {}
 
     def home(self) -> None:
         """Put the arm, at rest and open, at its home pose (no physics)."""
@@ -62,31 +65,62 @@ class Arm:
         self.data.qpos[self._qpos] = joints
         self.data.qpos[self._fingers] = GRIPPER_OPEN
         self.data.ctrl[:6], self.data.ctrl[6] = joints, GRIPPER_OPEN
-        self._joint_target = joints
+        self._stay_at(joints)
 
     def hold(self) -> None:
-        """Hold the measured pose: the commanded pose becomes the measured one."""
+        """Hold the measured pose, also in the middle of a step: it becomes the commanded one."""
         self.target, self.yaw_target = self.position(), self.yaw()
-        self._joint_target = self.data.qpos[self._qpos].copy()
+        self._stay_at(self.data.qpos[self._qpos].copy())
         self.data.ctrl[:6] = self._joint_target
+
+    def _stay_at(self, joints: Array) -> None:
+        self._joint_start = self._joint_target = joints
+        self._done = self._substeps
+
+    @property
+    def moving(self) -> bool:
+        """True until the control step that `begin` started is over."""
+        return self._done < self._substeps
 
     def step(self, action: NDArray[np.floating]) -> None:
         """Run one control step. action: (5,), clipped to the action limits and the workspace."""
+        self.begin(action)
+        self.advance(self._substeps)
+
+    def begin(self, action: NDArray[np.floating]) -> None:
+        """Start a control step without running it: aim at the pose that `action` (5,) leads to.
+
+        A step that is not over yet is cut short: the joint targets go on from where they are.
+        """
         wanted = np.clip(np.asarray(action, float), ACTION_LOW, ACTION_HIGH)
         measured = self.position()
         target = np.clip(self.target + wanted[:3], measured - MAX_LEAD, measured + MAX_LEAD)
         self.target = np.clip(target, WORKSPACE_LOW, WORKSPACE_HIGH)
         self.yaw_target = float(np.clip(self.yaw_target + wanted[3], -YAW_LIMIT, YAW_LIMIT))
         self.grip_target = float(wanted[4])
-        start, end = self._joint_target, self._solve(self.target, self.yaw_target, self._joint_target)
-        self._joint_target = end
-        self.data.ctrl[6] = GRIPPER_OPEN * self.grip_target
+        self._joint_start = self._interpolated() if self.moving else self._joint_target
+        self._joint_target = self._solve(self.target, self.yaw_target, self._joint_target)
+        self._done = 0
         self.peak_force = 0.0
-        for i in range(self._substeps):
-            self.data.ctrl[:6] = start + (end - start) * (i + 1) / self._substeps
+
+    def advance(self, substeps: int) -> None:
+        """Run physics steps of TIMESTEP; the joint targets move until the control step is over, then stay."""
+        for _ in range(substeps):
+            self._done += 1
+            self.data.ctrl[:6] = self._interpolated()
+            self.data.ctrl[6] = GRIPPER_OPEN * self.grip_target
+            for actuator, place in self.stuck.items():
+                self.data.ctrl[actuator] = place
             mujoco.mj_step(self.model, self.data)
-            if i % 5 == 4:
+            if self._done % 5 == 0:
                 self.peak_force = max(self.peak_force, self.contact_force())
+
+    def _interpolated(self) -> Array:
+        """Joint targets (6,) of this moment."""
+        if self._done > self._substeps:
+            return self._joint_target
+        start, end = self._joint_start, self._joint_target
+        return start + (end - start) * self._done / self._substeps
 
     def position(self) -> Array:
         """Measured fingertip position (3,), metres, base frame."""
@@ -96,6 +130,10 @@ class Arm:
         """Measured hand yaw about the vertical, radians; 0 when the fingers open along y."""
         rotation = self.data.site_xmat[self._site].reshape(3, 3)
         return float(np.arctan2(rotation[1, 2], rotation[0, 2]))
+
+    def turn(self) -> Array:
+        """Measured rotation (3, 3) of the hand away from pointing straight down at yaw 0, base frame."""
+        return self.data.site_xmat[self._site].reshape(3, 3) @ _HAND_DOWN.T
 
     def opening(self) -> float:
         """Measured gripper opening, 0 closed … 1 open."""

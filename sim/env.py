@@ -47,20 +47,18 @@ class TabletopEnv(gym.Env):
 
         Raises ConfigError for an unknown task or setting.
         """
+        self.choose(task)
         for label, value, known in (
-            ("task", task, TASKS),
             ("observation", observation, ("images", "state", "both")),
             ("wording", wording, ("train", "held_out")),
             ("visuals", visuals, RANGES),
         ):
             if value not in known:
                 raise ConfigError(f"{label}: expected one of {', '.join(known)}, found {value!r}")
-        self.task = TASKS[task]
         self.world = World()
         self.render_mode = render_mode
         self.image_size, self._max_episode_steps = image_size, max_steps
         self._observation, self._wording, self._visuals_name = observation, wording, visuals
-        self._task_index = list(TASKS).index(task)
         self._visuals = Visuals(self.world.model)
         self._renderer: CameraRenderer | None = None
         self._render_images = observation != "state"
@@ -68,6 +66,12 @@ class TabletopEnv(gym.Env):
         self.task_description = instructions(task, wording)[0]
         self.action_space = gym.spaces.Box(ACTION_LOW, ACTION_HIGH, dtype=np.float32)
         self.observation_space = self._space()
+
+    def choose(self, task: str) -> None:
+        """The task of the next reset. Raises ConfigError for an unknown one."""
+        if task not in TASKS:
+            raise ConfigError(f"task: expected one of {', '.join(TASKS)}, found {task!r}")
+        self.task, self._task_index = TASKS[task], list(TASKS).index(task)
 
     def _space(self) -> gym.spaces.Dict:
         spaces: dict[str, gym.Space] = {
@@ -130,12 +134,14 @@ class TabletopEnv(gym.Env):
         """The observation of the current state, without stepping."""
         observation: dict[str, Any] = {"agent_pos": self.world.arm.state()}
         if self._observation != "images":
-            observation["environment_state"] = np.concatenate(
-                [self.world.scene_state(), task_state(self.world, self.task)]
-            )
+            observation["environment_state"] = self.environment_state()
         if self._render_images:
             observation["pixels"] = self._images(self.image_size)
         return observation
+
+    def environment_state(self) -> NDArray[np.float32]:
+        """Privileged state, float32 (51,), whatever the observation mode: see ENVIRONMENT_STATE_NAMES."""
+        return np.concatenate([self.world.scene_state(), task_state(self.world, self.task)])
 
     def repaint(self, rng: np.random.Generator) -> None:
         """Draw a new appearance in the middle of an episode; the physics is untouched."""

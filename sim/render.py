@@ -33,10 +33,11 @@ class CameraRenderer:
 
     def images(self, data: mujoco.MjData) -> dict[str, NDArray[np.uint8]]:
         """Camera name -> uint8 (height, width, 3) RGB of the current state."""
-        return {name: self._image(data, camera) for name, camera in CAMERAS.items()}
+        return {name: self.image(data, name) for name in CAMERAS}
 
-    def _image(self, data: mujoco.MjData, camera: str) -> NDArray[np.uint8]:
-        self._renderer.update_scene(data, camera)
+    def image(self, data: mujoco.MjData, name: str) -> NDArray[np.uint8]:
+        """uint8 (height, width, 3) RGB of the current state. name: a key of CAMERAS."""
+        self._renderer.update_scene(data, CAMERAS[name])
         return self._renderer.render().copy()
 
     def close(self) -> None:
