@@ -17,14 +17,18 @@ from launch_ros.parameter_descriptions import ParameterValue
 GRAPH = os.path.join(os.path.dirname(__file__), "graph.launch.py")
 
 
-def driver(executable, name):
+def value(argument):
+    return ParameterValue(LaunchConfiguration(argument), value_type=str)
+
+
+def driver(executable, name, **parameters):
     """The node `robot`, when the argument `driver` is `name`."""
     return Node(
         package="valueguide_nodes",
         executable=executable,
         name="robot",
         namespace=LaunchConfiguration("namespace"),
-        parameters=[{"robot": ParameterValue(LaunchConfiguration("robot"), value_type=str)}],
+        parameters=[{"robot": value("robot"), **parameters}],
         remappings=[("/clock", "clock")],
         output="screen",
         condition=IfCondition(EqualsSubstitution(LaunchConfiguration("driver"), name)),
@@ -52,7 +56,10 @@ def generate_launch_description():
                 choices=["true", "false"],
                 description="time from /clock; by default for the simulated robot only",
             ),
-            driver("wxai_robot", "wxai"),
+            DeclareLaunchArgument(
+                "address", default_value="192.168.1.2", description="of the arm's controller (wxai)"
+            ),
+            driver("wxai_robot", "wxai", address=value("address")),
             driver("sim_robot", "sim"),
             IncludeLaunchDescription(PythonLaunchDescriptionSource(GRAPH)),
         ]

@@ -145,7 +145,7 @@ def started(request: pytest.FixtureRequest) -> Iterator[list[Processes]]:
 def node(
     ros_environment: dict[str, str], started: list[Processes], tmp_path: Path
 ) -> Callable[..., Processes]:
-    """node("safety_gate", robot="sim") -> Processes; `.named(name)` is its Popen, `.log(f"{name}-1")` its log.
+    """node("safety_gate", robot="sim") -> Processes; `.named(name)` is its Popen, `.log(f"{name}-1")` a log.
 
     Keyword arguments are its parameters, except _name, _namespace, _remap ({old: new}), _env ({name: value}).
     """

@@ -18,6 +18,7 @@ from typing import Any
 
 from valueguide.cli import common
 from valueguide.errors import EnvironmentSetupError
+from valueguide.ros import workspace
 
 EXAMPLES = """examples:
   valueguide doctor
@@ -161,14 +162,24 @@ def check_rendering() -> Check:
 
 
 def check_ros() -> Check:
-    """Only robots and the ROS nodes need it."""
-    fix = "pip install 'valueguide[ros]', or source /opt/ros/<distribution>/setup.bash"
+    """rclpy, the built workspace, and the profile for images. Only robots and the ROS nodes need them."""
+    name = "ROS 2"
     try:
         importlib.import_module("rclpy")
     except Exception as error:  # as in check_package
-        return Check("ROS 2", False, False, f"rclpy: {_first_line(error)}", fix)
-    distribution = os.environ.get("ROS_DISTRO", "from wheels")
-    return Check("ROS 2", True, False, f"rclpy imports ({distribution})")
+        fix = "pip install 'valueguide[ros]', or source /opt/ros/<distribution>/setup.bash"
+        return Check(name, False, False, f"rclpy: {_first_line(error)}", fix)
+    found = f"rclpy imports ({os.environ.get('ROS_DISTRO', 'from wheels')})"
+    if not workspace.is_built():
+        detail = f"{found}, ros_ws is not built, or older than its sources"
+        return Check(name, False, False, detail, "valueguide ros build")
+    profile = Path(os.environ.get("FASTDDS_DEFAULT_PROFILES_FILE", workspace.SHM_PROFILE))
+    if not profile.is_file():
+        fix = f"unset FASTDDS_DEFAULT_PROFILES_FILE, or let it name {workspace.SHM_PROFILE}"
+        return Check(name, False, False, f"{found}, but {profile} is not there: images get lost", fix)
+    return Check(
+        name, True, False, f"{found}, ros_ws is built, images through shared memory ({profile.name})"
+    )
 
 
 def check_gpu() -> Check:

@@ -18,6 +18,7 @@ from valueguide.errors import EnvironmentSetupError
 ROOT = Path(__file__).resolve().parents[2]
 WORKSPACE = ROOT / "ros_ws"
 INSTALL = WORKSPACE / "install"
+SHM_PROFILE = ROOT / "configs" / "ros" / "fastdds_shm.xml"
 PACKAGES = ("valueguide_msgs", "valueguide_nodes", "valueguide_bringup")
 
 
@@ -64,7 +65,7 @@ def build(quiet: bool = False) -> None:
 
 
 def is_built() -> bool:
-    """All packages are installed, and none of their sources is newer than its installation."""
+    """All packages are installed, none of their sources is newer, and no launch or config file is missing."""
     for package in PACKAGES:
         marker = INSTALL / package / "share" / package / "package.xml"
         if not marker.exists():
@@ -75,7 +76,15 @@ def is_built() -> bool:
         watched = (".msg", ".srv", ".action", ".txt", ".xml", ".cfg")
         if any(p.stat().st_mtime > built for p in sources if p.suffix in watched or p.name == "setup.py"):
             return False
-    return True
+    return _all_installed()
+
+
+def _all_installed() -> bool:
+    """Each file of launch/ and configs/ is in the bringup package, where `ros2 launch` looks."""
+    share = INSTALL / "valueguide_bringup" / "share" / "valueguide_bringup"
+    files = [path for folder in ("launch", "configs") for path in (ROOT / folder).rglob("*.*")]
+    wanted = [path for path in files if path.is_file() and path.suffix != ".pyc"]
+    return all((share / path.relative_to(ROOT)).exists() for path in wanted)
 
 
 def run_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -97,7 +106,7 @@ def run_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     ).stdout.decode()
     sourced = dict(line.split("=", 1) for line in output.split("\0") if "=" in line)
     sourced.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    sourced.setdefault("FASTDDS_DEFAULT_PROFILES_FILE", str(ROOT / "configs" / "ros" / "fastdds_shm.xml"))
+    sourced.setdefault("FASTDDS_DEFAULT_PROFILES_FILE", str(SHM_PROFILE))
     # A node started from a process that already has ROS on its library path must work its own out again.
     sourced.pop("_ROS_WHEELS_BOOTSTRAP_COMPLETE", None)
     return {**sourced, **(extra or {})}

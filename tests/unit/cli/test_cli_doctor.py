@@ -139,6 +139,20 @@ def test_missing_ros_is_optional(monkeypatch) -> None:
     assert not check.ok and not check.required and "valueguide[ros]" in check.fix
 
 
+def test_ros_needs_the_built_workspace_and_the_profile(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(importlib, "import_module", lambda name: None)
+    monkeypatch.delenv("FASTDDS_DEFAULT_PROFILES_FILE", raising=False)
+    monkeypatch.setattr(doctor.workspace, "is_built", lambda: False)
+    check = doctor.check_ros()
+    assert not check.ok and not check.required and check.fix == "valueguide ros build"
+    monkeypatch.setattr(doctor.workspace, "is_built", lambda: True)
+    check = doctor.check_ros()
+    assert check.ok and "ros_ws is built" in check.detail and "fastdds_shm.xml" in check.detail
+    monkeypatch.setenv("FASTDDS_DEFAULT_PROFILES_FILE", str(tmp_path / "gone.xml"))
+    check = doctor.check_ros()
+    assert not check.ok and "gone.xml" in check.detail and "FASTDDS_DEFAULT_PROFILES_FILE" in check.fix
+
+
 def test_disk_is_that_of_the_folder_to_be_made(monkeypatch, tmp_path: Path) -> None:
     usage = namedtuple("usage", "total used free")
     asked = []
