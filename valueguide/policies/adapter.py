@@ -22,7 +22,7 @@ from valueguide.errors import ConfigError, DataError, mismatch
 from valueguide.policies.processors import AppendEnvironmentState
 from valueguide.policies.sampling import make_sampler
 from valueguide.policies.sampling.noise import RowNoise
-from valueguide.types import Candidates, Float32, Observation
+from valueguide.types import Candidates, Observation
 
 _REMEMBERED_TEXTS = 256
 _PADDING_CAMERA = f"{OBS_IMAGES}.empty_camera_"
@@ -161,6 +161,13 @@ class LeRobotPolicy:
 
     def _probe_horizon(self) -> int:
         """Chunk length of a policy type whose configuration does not say it: sample once and look."""
+        return int(self.warm_up(1).actions.shape[1])
+
+    def warm_up(self, k: int) -> Candidates:
+        """Sample K chunks for a blank observation, so that the first real one pays for no allocation.
+
+        Forgets the observation history.
+        """
         feature = self.policy.config.env_state_feature
         blank = Observation(
             images={name: np.zeros((*size, 3), np.uint8) for name, size in self.cameras.items()},
@@ -168,10 +175,11 @@ class LeRobotPolicy:
             task="",
             environment_state=np.zeros(feature.shape if feature else 0, np.float32),
         )
-        self.observe(blank)
-        actions: Float32 = self.sample(1, 0).actions
         self.reset()
-        return int(actions.shape[1])
+        self.observe(blank)
+        candidates = self.sample(k, 0)
+        self.reset()
+        return candidates
 
 
 def _camera_keys(

@@ -69,16 +69,8 @@ class PolicyNode(VgNode):
         self.planner = Planner(self.robot, builder, self.work, self.failed)
         convert.subscribe_observation(self, self.robot, builder, cameras, privileged, self.received)
         self.create_subscription(ChunkRequest, "chunk_request", self.guarded(self.planner.submit), RELIABLE)
-        self.warm_up()
-
-    def warm_up(self) -> None:
-        """The first pass allocates and compiles: not to be paid in front of a waiting arm."""
-        from valueguide.bench.steering import random_observation
-
-        observation = random_observation(self.steerer.policy)
-        self.steerer.observe(observation)
-        self.steerer.policy.sample(self.config.k, 0)
-        self.steerer.reset()
+        # The first pass allocates: not to be paid for by a waiting arm.
+        policy.warm_up(self.config.k)
 
     def received(self, role: str, message: Any) -> None:
         self.planner.push(role, message, self.now_ns())

@@ -160,8 +160,10 @@ class SafetyGateNode(VgNode):
             )
         self.to_controllers(verdict)
         if verdict.kind is not Kind.MOVE:
-            log = self.get_logger().error if verdict.kind is Kind.STOP else self.get_logger().warning
-            log(f"{verdict.kind.name}: {verdict.reason}")
+            if verdict.kind is Kind.STOP:
+                self.get_logger().error(f"STOP: {verdict.reason}")
+            else:
+                self.get_logger().warning(f"HOLD: {verdict.reason}")
             self.tell()
 
     def to_controllers(self, verdict: Verdict) -> None:

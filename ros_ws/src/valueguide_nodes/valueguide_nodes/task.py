@@ -95,7 +95,7 @@ class TaskNode(VgNode):
 
     async def execute(self, handle: Any) -> ExecuteTask.Result:
         goal = handle.request
-        self.handle, self.limit_s = handle, goal.time_limit_s or self.robot.time_limit_s
+        self.goal, self.limit_s = handle, goal.time_limit_s or self.robot.time_limit_s
         self.decisions, self.takeovers, self.decided_at = 0, 0, self.monotonic()
         self.progress = Progress(value=math.nan)
         self.started_ns, self.feedback_at = self.now_ns(), 0.0
@@ -144,7 +144,7 @@ class TaskNode(VgNode):
         if self.ended is None:
             return
         now = self.monotonic()
-        if self.handle.is_cancel_requested:
+        if self.goal.is_cancel_requested:
             self.end(False, True, "canceled")
         elif (self.now_ns() - self.started_ns) / 1e9 > self.limit_s:
             self.end(False, True, "time_limit")
@@ -157,7 +157,7 @@ class TaskNode(VgNode):
             self.end(False, True, f"lost: no decision for {now - self.decided_at:.1f} s")
         if now - self.feedback_at > 0.5:
             self.feedback_at = now
-            self.handle.publish_feedback(
+            self.goal.publish_feedback(
                 ExecuteTask.Feedback(
                     progress=self.progress.value,
                     decisions=self.decisions,
