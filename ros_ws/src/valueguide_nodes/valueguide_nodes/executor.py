@@ -30,6 +30,7 @@ class ExecutorNode(VgNode):
         Param("execute", 4, "steps run, and scored, of each chunk", 1, 1000),
         Param("slack_s", 0.02, "how much older than the request an observation may be", 0.0, 10.0),
         Param("repeat_s", 1.0, "ask again when the policy came back after this silence", 0.1, 60.0),
+        Param("task_s", 1.0, "silence of the node task after which an episode is given up", 0.1, 60.0),
     )
 
     def setup(self) -> None:
@@ -46,7 +47,7 @@ class ExecutorNode(VgNode):
         )
         self.task = Task()
         self.requests, self.sequence = 0, 0
-        self.rejected_seen, self.policy_heard = -1, -np.inf
+        self.rejected_seen, self.policy_heard, self.task_heard = -1, -np.inf, np.inf
         self.out = self.create_publisher(Command, "proposed_command", RELIABLE)
         self.asks = self.create_publisher(ChunkRequest, "chunk_request", RELIABLE)
         self.states = self.create_publisher(ExecutorState, "executor_state", RELIABLE)
@@ -63,6 +64,8 @@ class ExecutorNode(VgNode):
 
     def tick(self) -> None:
         """One control period begins."""
+        if self.task.active and self.monotonic() - self.task_heard > self.param("task_s"):
+            self.end("lost: task")
         motion, request = self.core.tick(self.monotonic())
         if motion is not None:
             self.send(motion)
@@ -119,10 +122,14 @@ class ExecutorNode(VgNode):
             self.core.start()
             self.tick_now()
         elif ending:
-            stopped = self.core.state is State.STOPPED
+            self.end("episode finished")
+
+    def end(self, reason: str) -> None:
+        """Nothing more of this episode is sent, but for one hold."""
+        self.task.active = False
+        if self.core.state is not State.STOPPED:
             self.core.finish()
-            if not stopped:
-                self.hold("episode finished")
+            self.hold(reason)
 
     def on_chunk(self, message: ActionChunk) -> None:
         if message.episode_id != self.task.episode_id:
@@ -157,6 +164,8 @@ class ExecutorNode(VgNode):
             self.core.on_human(np.asarray(message.values, np.float32), self.monotonic())
 
     def on_heartbeat(self, message: Heartbeat) -> None:
+        if message.node == "task":
+            self.task_heard = self.monotonic()
         if message.node in ("policy", "reranker"):
             now = self.monotonic()
             if now - self.policy_heard > self.param("repeat_s"):

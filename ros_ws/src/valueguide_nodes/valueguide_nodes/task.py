@@ -26,13 +26,15 @@ from valueguide_nodes.base import LATCHED, RELIABLE, Param, VgNode, run
 
 MODES = ("guided", "base", "shadow")
 _WATCH_HZ = 20.0
+#: Nodes without which an episode cannot go on.
+_NEEDED = ("policy", "executor", "safety_gate")
 
 
 class TaskNode(VgNode):
     NAME = "task"
     PARAMETERS = (
         Param("mode", "guided", "guided, base or shadow, for goals that do not say"),
-        Param("lost_s", 3.0, "silence of policy or executor that ends an episode", 0.1, 600.0),
+        Param("lost_s", 3.0, "silence of policy, executor or gate that ends an episode", 0.1, 600.0),
         Param("decision_s", 10.0, "time without a decision that ends an episode", 0.1, 3600.0),
         Param("first_episode", 0, "number of the first episode", 0, 2**31 - 1),
     )
@@ -148,7 +150,7 @@ class TaskNode(VgNode):
             self.end(False, True, "canceled")
         elif (self.now_ns() - self.started_ns) / 1e9 > self.limit_s:
             self.end(False, True, "time_limit")
-        for node in ("policy", "executor"):
+        for node in _NEEDED:
             silence = now - self.beats.get(node, self.decided_at)
             if silence > self.param("lost_s"):
                 self.end(False, True, f"lost: {node}, silent for {silence:.1f} s")
