@@ -23,6 +23,7 @@ COMMANDS = {
     "bag": "MCAP bags to datasets and back, and what a bag holds and lacks",
     "ros": "build the ROS 2 workspace, launch the graph, run one node",
     "bench": "measure speed and memory against a baseline in the same run",
+    "top": "a running ROS 2 graph in a terminal: rates, latencies, who commands, safety",
     "doctor": "what this machine can and cannot do, and how to fix it",
 }
 _BAD_INPUT, _INTERRUPTED = 2, 130
