@@ -277,7 +277,7 @@ def decisions(episodes: int) -> dict[str, Any]:
     pictures = probe.listen("front/image", Image, sensor)
     requests, made = probe.listen("chunk_request", ChunkRequest), probe.listen("decision", Decision)
     chunks, sent = probe.listen("chunk", ActionChunk), probe.listen("command", Command)
-    client = ActionClient(probe.node, ExecuteTask, "execute_task")
+    client: Any = ActionClient(probe.node, ExecuteTask, "execute_task")
     probe.until(client.server_is_ready, "execute_task")
     stages: dict[str, list[float]] = {}
     won = 0
@@ -286,9 +286,9 @@ def decisions(episodes: int) -> dict[str, Any]:
         answer = probe.call("reset_sim", ResetSim, reset)
         for heard in (pictures, requests, made, chunks, sent):
             heard.clear()
-        goal = client.send_goal_async(ExecuteTask.Goal(instruction=answer.instruction, mode="guided"))
+        goal: Any = client.send_goal_async(ExecuteTask.Goal(instruction=answer.instruction, mode="guided"))
         probe.until(goal.done, "answer to the goal")
-        result = goal.result().get_result_async()
+        result: Any = goal.result().get_result_async()
         probe.until(result.done, "end of the episode")
         won += bool(result.result().result.success)
         for name, values in _stages(pictures, requests, made, chunks, sent).items():
@@ -309,7 +309,7 @@ def episodes(plan: list[dict[str, Any]], time_limit_s: float) -> dict[str, Any]:
     probe.node.create_subscription(Heartbeat, "heartbeat", lambda m: beats.add(m.node), 50)
     wanted = {"robot", "policy", "executor", "safety_gate", "task"}
     probe.until(lambda: wanted <= beats, "nodes", 240)
-    client = ActionClient(probe.node, ExecuteTask, "execute_task")
+    client: Any = ActionClient(probe.node, ExecuteTask, "execute_task")
     probe.until(client.server_is_ready, "execute_task")
     out = []
     for item in plan:
@@ -318,9 +318,9 @@ def episodes(plan: list[dict[str, Any]], time_limit_s: float) -> dict[str, Any]:
         goal = ExecuteTask.Goal(
             instruction=answer.instruction, mode=item["mode"], time_limit_s=time_limit_s, seed=item["seed"]
         )
-        sent = client.send_goal_async(goal)
+        sent: Any = client.send_goal_async(goal)
         probe.until(sent.done, "answer to the goal")
-        result = sent.result().get_result_async()
+        result: Any = sent.result().get_result_async()
         probe.until(result.done, "end of the episode", 300)
         found = result.result().result
         out.append({**item, "success": bool(found.success), "reason": found.reason})
