@@ -28,6 +28,8 @@ def node(executable, condition=None, **parameters):
         parameters=[{**common, **parameters}],
         # Two simulations side by side each have a clock of their own.
         remappings=[("/clock", "clock")],
+        # Who it is under SROS2 (docs/security-ros.md); without security, a name that means nothing.
+        ros_arguments=["--enclave", f"/valueguide/{executable}"],
         output="screen",
         condition=condition,
     )

@@ -60,6 +60,7 @@ def generate_launch_description():
                     }
                 ],
                 remappings=[("/clock", "clock"), *((name, f"shadow/{name}") for name in OWN)],
+                ros_arguments=["--enclave", "/valueguide/shadow_reranker"],
                 output="screen",
             ),
         ]

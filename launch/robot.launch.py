@@ -30,6 +30,7 @@ def driver(executable, name, **parameters):
         namespace=LaunchConfiguration("namespace"),
         parameters=[{"robot": value("robot"), **parameters}],
         remappings=[("/clock", "clock")],
+        ros_arguments=["--enclave", f"/valueguide/{executable}"],
         output="screen",
         condition=IfCondition(EqualsSubstitution(LaunchConfiguration("driver"), name)),
     )

@@ -52,6 +52,7 @@ def generate_launch_description():
                     }
                 ],
                 remappings=[("/clock", "clock")],
+                ros_arguments=["--enclave", "/valueguide/sim_robot"],
                 output="screen",
             ),
             IncludeLaunchDescription(

@@ -172,6 +172,7 @@ class Node:
         parameters: Sequence[Any] = (),
         remappings: Iterable[tuple[Any, Any]] = (),
         arguments: Iterable[Any] = (),
+        ros_arguments: Iterable[Any] = (),
         output: str = "log",
         condition: IfCondition | None = None,
     ) -> None:
@@ -181,6 +182,7 @@ class Node:
             tuple(remappings),
             tuple(arguments),
         )
+        self.ros_arguments = tuple(ros_arguments)
         self.condition = condition
 
     def command(self, context: LaunchContext, prefixes: Sequence[Path], folder: Path, number: int) -> Command:
@@ -189,7 +191,8 @@ class Node:
         namespace = str(perform(self.namespace, context)).strip("/")
         line = [str(find_executable(self.package, self.executable, prefixes))]
         line += [str(perform(text, context)) for text in self.arguments]
-        line += ["--ros-args", "-r", f"__node:={name}"]
+        line += ["--ros-args", *(str(perform(text, context)) for text in self.ros_arguments)]
+        line += ["-r", f"__node:={name}"]
         if namespace:
             line += ["-r", f"__ns:=/{namespace}"]
         for i, source in enumerate(self.parameters):

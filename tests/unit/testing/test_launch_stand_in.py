@@ -56,11 +56,13 @@ def _parameters(command: Command) -> dict[str, object]:
 
 
 def test_a_node_becomes_its_installed_executable_with_ros_arguments(plan, prefix: Path) -> None:
-    (command,) = plan('node(namespace="a/", remappings=[("/clock", "clock")], arguments=["--fast"])')
+    (command,) = plan(
+        'node(namespace="a/", remappings=[("/clock", "clock")], arguments=["--fast"], ros_arguments=["-x"])'
+    )
     assert command.name == "n-1"
     assert command.line == [
         str(prefix / "lib/pkg/exe"),
-        *("--fast", "--ros-args", "-r", "__node:=n", "-r", "__ns:=/a", "-r", "/clock:=clock"),
+        *("--fast", "--ros-args", "-x", "-r", "__node:=n", "-r", "__ns:=/a", "-r", "/clock:=clock"),
     ]
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy._rclpy_pybind11 import RCLError
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
@@ -236,11 +237,11 @@ def run(node_class: type[VgNode], *, executor: Any = None, args: Sequence[str] |
 
     `executor` makes the rclpy executor; single-threaded by default, so callbacks never run side by side.
     """
-    # rclpy's own handlers close the context first, and then nobody can send the last hold.
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     node: VgNode | None = None
     try:
+        # rclpy's own handlers close the context first, and then nobody can send the last hold.
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
         node = node_class()
         spinner = (executor or SingleThreadedExecutor)()
         spinner.add_node(node)
@@ -249,6 +250,7 @@ def run(node_class: type[VgNode], *, executor: Any = None, args: Sequence[str] |
         pass
     except (
         ConfigError,
+        RCLError,  # above all: security is asked for, and keys or the library's support are missing
         rclpy.exceptions.ParameterException,
         rclpy.exceptions.InvalidParameterValueException,
     ) as error:
