@@ -49,7 +49,7 @@ class Probe:
         return heard
 
     def call(self, service: str, kind: Any, request: Any = None) -> Any:
-        client = self.node.create_client(kind, service)
+        client: Any = self.node.create_client(kind, service)
         self.until(client.service_is_ready, f"service {service}")
         future = client.call_async(request or kind.Request())
         self.until(future.done, f"answer of {service}")
@@ -111,8 +111,8 @@ def gate(trips: int, robot: str) -> dict[str, Any]:
             propose(0.0)
             probe.spin(0.01)
 
-    alive()
-    probe.until(lambda: (run(1), [m for _, m in heard if m.kind == Command.MOVE])[1], "move")
+    while not any(m.kind == Command.MOVE for _, m in heard):
+        run(1)
     refused, stopped = [], []
     for trip in range(trips):
         run(5)
