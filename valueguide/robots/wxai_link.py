@@ -171,6 +171,7 @@ class ArmLink:
         positions = list(self._driver.get_all_positions())
         self._driver.set_all_modes(self._arm.Mode.position)
         self._driver.set_all_positions(positions, 0.0, False)
+        self._read()
 
     def _shut_down(self) -> None:
         self._driver.set_all_positions(list(self._driver.get_all_positions()), 0.0, False)

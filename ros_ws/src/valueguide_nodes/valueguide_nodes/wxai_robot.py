@@ -54,6 +54,7 @@ class WxaiRobot(VgNode):
         self._made: list[Any] = []
         self._held, self._refused, self._refusal = True, 0, ""
         self._states, self._counted, self._rate = 0, (0, self.monotonic()), 0.0
+        self._watched = self.monotonic()
         self._fresh = self.create_guard_condition(self.guarded(self._publish))
         clock = rclpy.clock.Clock(clock_type=rclpy.clock.ClockType.STEADY_TIME)
         self._watch_timer = self.create_timer(_WATCH_S, self.guarded(self._watch), clock=clock)
@@ -125,8 +126,10 @@ class WxaiRobot(VgNode):
             self._link = None
 
     def _watch(self) -> None:
-        link = self._link
-        if link is None:
+        now, before = self.monotonic(), self._watched
+        self._watched = now
+        # Who has not run for a while has not listened either: first hear what came in meanwhile.
+        if (link := self._link) is None or now - before > SILENCE_S / 2:
             return
         if link.failure:
             raise EnvironmentSetupError(link.failure)
