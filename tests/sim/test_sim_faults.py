@@ -96,13 +96,13 @@ def test_faults_start_and_end_and_start_again_with_the_episode() -> None:
 
 def test_a_frozen_camera_shows_its_first_picture_until_the_end() -> None:
     for stamp, expected in (("advancing", [0, 1, 2, 3]), ("same", [0, 1, 1, 3])):
-        faults = _injector(
-            {"kind": "freeze_camera", "camera": "front", "start": 1, "duration": 2, "stamp": stamp}
-        )
+        freeze = {"kind": "freeze_camera", "camera": "front", "start": 1, "duration": 2, "stamp": stamp}
+        faults = _injector(freeze, {**freeze, "start": 5})
         shown = [faults.picture("front", t, _picture(t), t) for t in range(4)]
         assert [s for s, _ in shown] == expected
         assert [int(p[0, 0, 0]) for _, p in shown] == [0, 1, 1, 3]
         assert faults.picture("wrist", 2, _picture(2), 2)[1][0, 0, 0] == 2
+        assert faults.picture("front", 5, _picture(5), 5)[1][0, 0, 0] == 5  # frozen anew, not as before
 
 
 def test_lost_pictures_follow_the_seed_and_the_probability() -> None:

@@ -152,6 +152,10 @@ def test_repeated_holds_do_not_let_the_arm_drift(robot: SimRobot) -> None:
     robot.advance(0.04)
     robot.hold()
     assert not robot.moving
+    held = robot._data.ctrl.copy()
+    robot.advance(0.02)  # it still brakes: what it measures now is not what it holds
+    robot.hold()
+    np.testing.assert_array_equal(robot._data.ctrl, held)
     robot.advance(0.5)
     settled = robot.hand_pose().position
     for _ in range(50):

@@ -238,7 +238,9 @@ class SimRobotNode(VgNode):
         }
         silent = {"joints"} if self._faults.joints_silent(now) else set()
         for name in makers.keys() & self._out.keys() - silent:
-            self._out[name][1].push(due, makers[name]())
+            publisher, waiting = self._out[name]
+            if publisher.get_subscription_count():
+                waiting.push(due, makers[name]())
 
     def _queue_picture(self, name: str, now: float) -> None:
         publisher, waiting = self._out[f"camera/{name}"]
