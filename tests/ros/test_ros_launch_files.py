@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ def plan(ros_environment: dict[str, str], tmp_path: Path) -> Any:
     prefixes = [Path(prefix) for prefix in ros_environment["AMENT_PREFIX_PATH"].split(":")]
 
     def make(file: str, **arguments: str) -> list[Command]:
-        return launch_stand_in.plan(workspace.ROOT / "launch" / file, arguments, prefixes, tmp_path)
+        folder = Path(tempfile.mkdtemp(dir=tmp_path))  # of each plan's own, for parameter files have names
+        return launch_stand_in.plan(workspace.ROOT / "launch" / file, arguments, prefixes, folder)
 
     return make
 
@@ -177,10 +179,14 @@ def _shadow_names() -> dict[str, list[str]]:
     with Client() as client:
         client.active("shadow_reranker", timeout=60)
         node = client.node
-        return {
-            "services": [name for name, _ in node.get_service_names_and_types()],
-            "topics": [n for n, _ in node.get_publisher_names_and_types_by_node("shadow_reranker", "/")],
-        }
+
+        def publishes() -> list[str]:
+            return [name for name, _ in node.get_publisher_names_and_types_by_node("shadow_reranker", "/")]
+
+        client.until(lambda: "/shadow/decision" in publishes(), "publisher of shadow/decision")
+        client.until(lambda: client.node.count_services("/shadow/set_shadow"), "service shadow/set_shadow")
+        services = [name for name, _ in node.get_service_names_and_types()]
+        return {"services": services, "topics": publishes()}
 
 
 def test_the_learners_critic_offers_nothing_under_the_names_of_the_running_graph(launched, in_ros) -> None:
