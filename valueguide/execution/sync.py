@@ -86,7 +86,8 @@ class ObservationSync:
         silent = [name for name, source in self._sources.items() if not source.stamps]
         if silent:
             raise StaleError(f"observation: nothing received from {', '.join(silent)}")
-        reason = f"observation: no {self._first} before the asked time"
+        # The newest candidate's own trouble tells more than that of an older one.
+        reason = ""
         pace = self._sources[self._first]
         for number in reversed(range(len(pace.stamps))):
             stamp = pace.stamps[number]
@@ -99,20 +100,14 @@ class ObservationSync:
             oldest = min(stamps, key=lambda name: stamps[name])
             if not_before is not None and stamps[oldest] < not_before:
                 late = (not_before - stamps[oldest]) / 1e9
-                return self._refuse(
-                    f"observation: {oldest} is {late:.3f} s older than asked for", reason, number, pace
-                )
+                raise StaleError(reason or f"observation: {oldest} is {late:.3f} s older than asked for")
             if abs(stamps[far] - stamp) > self._tolerance:
                 gap = abs(stamps[far] - stamp) / 1e9
-                reason = f"observation: {far} is {gap:.3f} s away from {self._first}"
+                reason = reason or f"observation: {far} is {gap:.3f} s away from {self._first}"
                 continue
             values = {name: self._sources[name].values[i] for name, i in chosen.items()}
             for name, source in self._as_of.items():
                 place = bisect.bisect_right(source.stamps, stamp)
                 values[name] = source.values[place - 1] if place else None
             return Match(values, min(stamps.values()))
-        raise StaleError(reason)
-
-    def _refuse(self, late: str, earlier: str, number: int, pace: _Source) -> Match:
-        # The newest candidate's own trouble tells more than that of an older one.
-        raise StaleError(late if number == len(pace.stamps) - 1 else earlier)
+        raise StaleError(reason or f"observation: no {self._first} before the asked time")

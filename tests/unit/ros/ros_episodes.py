@@ -118,7 +118,9 @@ def assert_same_observation(a: Observation, b: Observation) -> None:
     for name in a.images:
         np.testing.assert_array_equal(a.images[name], b.images[name])
     np.testing.assert_array_equal(a.state, b.state)
-    np.testing.assert_array_equal(a.environment_state, b.environment_state)
+    assert (a.environment_state is None) == (b.environment_state is None)
+    if a.environment_state is not None:
+        np.testing.assert_array_equal(a.environment_state, b.environment_state)
     assert (a.task, a.stamp_ns) == (b.task, b.stamp_ns)
 
 

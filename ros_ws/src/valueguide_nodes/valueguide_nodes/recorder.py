@@ -61,6 +61,7 @@ class RecorderNode(VgNode):
     def start(self) -> None:
         self.early: list[tuple[Topic, str, Any, bytes]] = []
         self.listening: list[Any] = []
+        self.told: list[Exception] = []
         self.store: DatasetRecorder | None = None
         self.stores: BackgroundWriter[Episode] | None = None
         self.bag: BagWriter | None = None
@@ -148,6 +149,7 @@ class RecorderNode(VgNode):
         """Raises DataError when writing has failed."""
         for queue in (self.stores, self.bags):
             if queue is not None and queue.error is not None:
+                self.told.append(queue.error)
                 self.drop_running("writing failed")
                 raise DataError(str(queue.error) or repr(queue.error)) from queue.error
 
@@ -164,8 +166,8 @@ class RecorderNode(VgNode):
             if queue is not None and not queue.close(_CLOSE_S):
                 self.get_logger().error(f"{self.out}: not written within {_CLOSE_S:.0f} s; the rest is lost")
                 continue
-            if queue is not None and queue.error is not None:
-                self.get_logger().error(f"not stored: {queue.error}")
+            if queue is not None and queue.error is not None and queue.error not in self.told:
+                self.get_logger().error(str(queue.error))
             try:
                 if writer is not None:
                     writer.close()
