@@ -368,6 +368,65 @@ def test_a_lost_controller_silences_the_node_in_half_a_second(
     assert arm.named("robot").returncode == 0
 
 
+def _beat_as_executor(client: Any) -> None:
+    """The gate lets nothing through without an executor's sign of life."""
+    from ros_client import RELIABLE
+    from valueguide_msgs.msg import Heartbeat
+
+    publisher = client.node.create_publisher(Heartbeat, "heartbeat", RELIABLE)
+    client.node.create_timer(0.1, lambda: publisher.publish(Heartbeat(node="executor", state="active")))
+
+
+def _lose_behind_the_gate(pid: int) -> dict[str, Any]:
+    from ros_client import Client
+    from valueguide_msgs.msg import Command, SafetyState
+
+    with Client() as client:
+        _beat_as_executor(client)
+        client.active("robot", "safety_gate")
+        states, commands = client.listen("safety_state", SafetyState), client.listen("command", Command)
+        proposed = client.publisher("proposed_command", Command)
+        client.until(lambda: states, "state of the gate")
+
+        def send(sequence: int) -> None:
+            message = Command(names=NAMES, values=[0.0, 0.002, 0.0, 0.0, 1.0], sequence=sequence)
+            message.header.stamp = client.node.get_clock().now().to_msg()
+            proposed.publish(message)
+            client.spin(0.05)
+
+        sequence = 0
+        while not states[-1].passed:
+            send(sequence := sequence + 1)
+            assert sequence < 300, f"the gate lets nothing through: {states[-1].reason}"
+        os.kill(pid, signal.SIGKILL)
+        killed = time.monotonic()
+        while states[-1].state != SafetyState.STOPPED and time.monotonic() < killed + 10.0:
+            send(sequence := sequence + 1)
+        stopped_s, reason = time.monotonic() - killed, states[-1].reason
+        client.spin(0.3)
+        before = len(commands)
+        for _ in range(10):
+            send(sequence := sequence + 1)
+        return {
+            "stopped_s": stopped_s,
+            "reason": reason,
+            "state": states[-1].state,
+            "more": len(commands) - before,
+        }
+
+
+def test_a_lost_controller_latches_the_gate(
+    arm: Any, node: Callable[..., Any], in_ros: Any, controller: Controller
+) -> None:
+    node("safety_gate", robot="wxai")
+    found = in_ros(_lose_behind_the_gate, pid=controller.process.pid)
+    print(found)
+    assert found["state"] == 2
+    assert "robot" in found["reason"]
+    assert found["stopped_s"] < 2.0
+    assert found["more"] == 0, "something commanded after the stop"
+
+
 def _recover() -> dict[str, Any]:
     from lifecycle_msgs.srv import ChangeState
     from ros_client import Client
