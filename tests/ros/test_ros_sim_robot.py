@@ -193,18 +193,23 @@ def _obey() -> dict[str, Any]:
         _move(commands, [0, 0.03, 0, 0, 1])
         moved["move"] = path(0.2)
         for name, kind in (("hold", Command.HOLD), ("stop", Command.STOP)):
+            path(0.3)
             _move(commands, [0, 0.03, 0, 0, 1])
             commands.publish(Command(kind=kind, reason="test"))
-            path(0.1)
             moved[name] = path(0.3)
         _move(commands, [0, -0.03, 0, 0, 1])
         moved["again"] = path(0.2)
-        path(0.1)
-        commands.publish(Command(kind=Command.MOVE, names=["dx"], values=[0.03]))
-        _move(commands, [float("nan"), 0, 0, 0, 1])
-        moved["wrong"] = path(0.3)
-        path(1.2)
-        moved["silence"] = path(0.3)
+        path(0.3)
+        for wrong in (Command(names=["dx"], values=[0.03]), Command(values=[0.03] * 5)):
+            _move(commands, [0, -0.03, 0, 0, 1])
+            commands.publish(wrong)
+            moved["wrong"] = path(0.3)
+        # What a silent commander left undone is not made up for later.
+        _set_faults(client, {"kind": "stuck_actuator", "part": "joint_0"})
+        _move(commands, [0, -0.03, 0, 0, 1])
+        path(1.3)
+        _set_faults(client)
+        moved["silence"] = path(0.4)
         return moved
 
 
