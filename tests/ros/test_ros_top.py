@@ -29,15 +29,18 @@ def _run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedPr
 
 def _graph(seconds: float) -> None:
     """The rest of a graph, in namespace lab."""
+    from builtin_interfaces.msg import Time
     from ros_client import Client
+    from rosgraph_msgs.msg import Clock
     from sensor_msgs.msg import Image
-    from valueguide_msgs.msg import Decision, ExecutorState, Progress, SafetyState, Scores
+    from valueguide_msgs.msg import ActionChunk, Decision, ExecutorState, Progress, SafetyState, Scores
 
     with Client("lab") as client:
         publishers = {
             topic: client.publisher(topic, kind, listeners=0)
             for topic, kind in (
-                ("front/image", Image), ("decision", Decision), ("executor_state", ExecutorState),
+                ("front/image", Image), ("annotated/image", Image), ("decision", Decision), ("clock", Clock),
+                ("chunk", ActionChunk), ("executor_state", ExecutorState),
                 ("progress", Progress), ("safety_state", SafetyState),
             )
         }  # fmt: skip
@@ -45,10 +48,14 @@ def _graph(seconds: float) -> None:
             "front/image": Image(height=2, width=2, encoding="rgb8", step=6, data=bytes(12)),
             "decision": Decision(reason="argmax", index=2, preferred=2, latency_s=0.05,
                                  scores=Scores(members=1, k=3, values=[0.1, 0.2, 0.3])),
+            "clock": Clock(clock=Time(sec=50)),
+            "chunk": ActionChunk(),
             "executor_state": ExecutorState(state="running", commander="policy"),
             "progress": Progress(value=0.5, status="ok"),
             "safety_state": SafetyState(state=SafetyState.HOLDING, reason="commanded"),
         }  # fmt: skip
+        messages["annotated/image"] = messages["front/image"]
+        messages["chunk"].header.stamp = Time(sec=49, nanosec=750_000_000)
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             for topic, message in messages.items():
@@ -78,6 +85,8 @@ def test_once_prints_a_snapshot_and_json(
     topics = {topic["topic"]: topic["rate_hz"] for topic in found["topics"]}
     assert 1 < topics["front/image"] < 12 and topics["decision"] > 1
     assert found["latency_ms"]["decision"]["last"] == pytest.approx(50)
+    assert found["latency_ms"]["chunk age"]["last"] == pytest.approx(250), "by the clock of this namespace"
+    assert "annotated/image" not in topics, "drawn only for those who look; this does not"
     assert "teleop" in done.stderr and "[##########..........] 50%" in done.stderr, (
         "for people, beside the JSON"
     )

@@ -143,7 +143,7 @@ class _Listener:
         from rosgraph_msgs.msg import Clock
         from valueguide_msgs import msg
 
-        from valueguide_nodes.base import LATCHED, RELIABLE
+        from valueguide_nodes.base import LATCHED, RELIABLE, SENSOR
 
         for topic, kind, profile in (
             ("heartbeat", msg.Heartbeat, RELIABLE),
@@ -165,7 +165,9 @@ class _Listener:
             ("command", msg.Command),
         ):
             self._count(topic, kind, RELIABLE)
-        self._node.create_subscription(Clock, "/clock", self._on_clock, RELIABLE)
+        # Graphs of simulations side by side have a clock each, in their namespace.
+        for topic in {"/clock", self._node.resolve_topic_name("clock")}:
+            self._node.create_subscription(Clock, topic, self._on_clock, SENSOR)
 
     def _reader(self, topic: str) -> Any:
         def read(message: Any) -> None:
@@ -200,6 +202,7 @@ class _Listener:
         from valueguide_nodes.base import SENSOR
 
         prefix = self.overview.namespace.rstrip("/") + "/"
+        self._known.add(f"{prefix}annotated/image")  # made only for those who look at it
         for topic, kinds in self._node.get_topic_names_and_types():
             package, _, kind = kinds[0].partition("/msg/")
             if topic in self._known or not topic.startswith(prefix) or kind not in _SENSOR_TYPES:
