@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import yaml
 
-from sim.arm import ACTION_HIGH, ACTION_LOW, ACTION_NAMES
 from valueguide.config.robot import ROBOTS, decode_robot, load_robot
 from valueguide.errors import ConfigError
 
@@ -26,6 +25,9 @@ def test_every_shipped_description_loads_by_name(path: Path) -> None:
 
 
 def test_the_simulated_robot_has_the_simulators_action_limits() -> None:
+    pytest.importorskip("mujoco")  # absent on a robot's computer
+    from sim.arm import ACTION_HIGH, ACTION_LOW, ACTION_NAMES
+
     robot = load_robot("sim")
     assert tuple(robot.action.names) == ACTION_NAMES
     assert robot.limits.action_low == pytest.approx(ACTION_LOW) and robot.limits.action_high == pytest.approx(

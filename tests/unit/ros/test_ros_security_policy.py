@@ -7,13 +7,13 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
-from lxml import etree
 
 from valueguide.config.robot import ROBOTS, load_robot
 from valueguide.ros import workspace
 from valueguide.ros.observe import observation_topics
 from valueguide.testing import launch_stand_in
 
+etree = pytest.importorskip("lxml.etree")
 POLICY = workspace.ROOT / "configs" / "ros" / "sros2_policy.xml"
 SETUP = workspace.WORKSPACE / "src" / "valueguide_nodes" / "setup.py"
 #: Plays recordings where no security is wanted; see docs/security-ros.md.
