@@ -224,10 +224,9 @@ def _both() -> dict[str, Any]:
 @pytest.mark.slow
 def test_two_namespaces_do_not_hear_each_other(launched, in_ros) -> None:
     # Two policies would take long to load; without one the rest of the graph is up all the same.
-    first = launched("sim.launch.py", namespace="a", policy="/not/there")
+    launched("sim.launch.py", namespace="a", policy="/not/there")
     launched("sim.launch.py", namespace="b", policy="/not/there", seed=5)
     found = in_ros(_both, timeout=240)
-    assert "/not/there" in first.log("policy-2") and first.named("policy").poll() is None
     everywhere = {"/rosout", "/parameter_events", "/diagnostics"}
     own = [name for name in found["topics"] if name not in everywhere]
     assert own and all(name.startswith(("/a/", "/b/")) for name in own), own

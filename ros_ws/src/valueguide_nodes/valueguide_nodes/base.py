@@ -237,15 +237,26 @@ def run(node_class: type[VgNode], *, executor: Any = None, args: Sequence[str] |
 
     `executor` makes the rclpy executor; single-threaded by default, so callbacks never run side by side.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     node: VgNode | None = None
+    stopping = False
+
+    def interrupt(*_: Any) -> None:
+        nonlocal stopping
+        stopping = True
+        if node is None or not node.active:
+            raise KeyboardInterrupt  # loading a model may take long
+
     try:
         # rclpy's own handlers close the context first, and then nobody can send the last hold.
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, interrupt)
         node = node_class()
         spinner = (executor or SingleThreadedExecutor)()
         spinner.add_node(node)
-        spinner.spin()
+        # A callback under way comes to its end, then the node stops; the heartbeat's timer wakes it.
+        while not stopping:
+            spinner.spin_once()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except (
@@ -256,7 +267,12 @@ def run(node_class: type[VgNode], *, executor: Any = None, args: Sequence[str] |
     ) as error:
         print(f"{node_class.NAME}: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)
+    except RuntimeError:
+        if not stopping:  # else it is the interrupt, as it looks from inside a message's conversion
+            raise
     finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # a second one must not cut short how the node stops
         if node is not None:
             node._halt()
             node.destroy_node()
