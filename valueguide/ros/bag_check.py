@@ -104,7 +104,8 @@ def _check_session(
     graph = graph_of(session, robot, namespace)
     fresh: dict[str, TopicReport] = {}
     first, last = 0, 0
-    sensors = [t for t in recorded_topics(graph.robot) if t.qos == "sensor" and t.role] if graph.robot else []
+    topics = recorded_topics(graph.robot, graph.privileged) if graph.robot else []
+    sensors = [topic for topic in topics if topic.qos == "sensor" and topic.role]
     names = {resolve(topic.name, graph.namespace or "") for topic in sensors}
     for message in session:
         first, last = first or message.log_ns, message.log_ns
@@ -115,7 +116,7 @@ def _check_session(
         _merge(reports, name, report)
     lacking: list[str] = []
     if graph.robot:
-        required = [*sensors, *(t for t in recorded_topics(graph.robot) if t.name in ("task", "command"))]
+        required = [*sensors, *(topic for topic in topics if topic.name in ("task", "command"))]
         matched = set(match_topics(required, list(fresh), graph.namespace).values())
         lacking = [resolve(topic.name, graph.namespace or "") for topic in required if topic not in matched]
     return {

@@ -229,6 +229,14 @@ def test_a_sound_bag_has_no_problems(tmp_path: Path) -> None:
     assert found["problems"] == [] and found["messages"] == count and found["sessions"][0]["robot"] == "small"
 
 
+def test_a_bag_without_privileged_state_need_not_hold_any(tmp_path: Path) -> None:
+    for privileged in (True, False):
+        with BagWriter(tmp_path / str(privileged), bag_facts(ROBOT, "", privileged)) as writer:
+            writer.write("/estop", BOOL, _truth(True), 1)
+    assert "/environment_state" in check_bag(tmp_path / "True")["missing"]
+    assert "/environment_state" not in check_bag(tmp_path / "False")["missing"]
+
+
 def test_topics_are_found_under_a_namespace_that_nobody_told() -> None:
     topics = [topic for topic in recorded_topics(ROBOT) if topic.role]
     found = match_topics(topics, ["/arm/command", "/arm/task", "/arm/front/image", "/other"], None)
