@@ -84,3 +84,10 @@ def test_words_say_who_commands_and_why_it_stands_still() -> None:
 def test_any_text_fits(text: str) -> None:
     picture = annotate(FRAME, [], None, [(text, (255, 255, 255))])
     assert picture.shape == (360 + 32, 480, 3)
+
+
+def test_a_letter_that_opencv_lacks_is_one_question_mark() -> None:
+    drawn = [
+        annotate(FRAME, [], None, [(text, (255, 255, 255))]) for text in ("pince à sucre", "pince ? sucre")
+    ]
+    np.testing.assert_array_equal(*drawn)
