@@ -122,6 +122,7 @@ def save_training(folder: Path, trainer: CriticTrainer) -> None:
         _save_tensors(draft / TRAINING_TENSORS, tensors)
         state = {
             "step": trainer.step,
+            "device": trainer.device.type,
             "counts": counts,
             "spec": _plain(trainer.spec),
             "network": _plain(trainer.network),
@@ -141,6 +142,11 @@ def resume_training(folder: Path, trainer: CriticTrainer) -> None:
             raise CheckpointError(
                 mismatch(str(path), f"{name} settings", state.get(name), _plain(value), "Use a new --out")
             )
+    # The random streams of a GPU cannot be continued on a CPU, nor the other way round.
+    device = state.get("device", "cpu")
+    if device != trainer.device.type:
+        hint = f"Continue with --device {device}, or use a new --out"
+        raise CheckpointError(mismatch(str(path), "device", device, trainer.device.type, hint))
     for name in ("step", "counts", "sha256"):
         if name not in state:
             raise CheckpointError(f"{path}: field {name!r} is missing")

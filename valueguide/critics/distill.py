@@ -9,6 +9,7 @@ the student gets a dense target on chunks that nobody tried, too. Only training 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,11 +66,11 @@ class CriticDistiller:
 
         Raises DataError when the batch carries no privileged state or no whole chunk.
         """
-        whole = torch.from_numpy(batch.valid.all(axis=1))
+        student = self.student
+        whole = torch.from_numpy(batch.valid.all(axis=1)).to(student.device)
         if not whole.any():
             raise DataError(mismatch("distillation", "whole chunks in a batch", "1 or more", 0))
-        student = self.student
-        chunks = self.alternatives(torch.from_numpy(batch.actions))
+        chunks = self.alternatives(torch.from_numpy(batch.actions).to(student.device))
         target = self.target(batch, chunks)[whole]
         q = student.critic.score_many(
             student.critic.encode(student.inputs(batch, following=False)), student.normalizers.action(chunks)
@@ -94,26 +95,30 @@ class CriticDistiller:
 
     def alternatives(self, actions: Tensor) -> Tensor:
         """Physical chunks (B, P, E, A): the recorded one first, then at random the same again, one shifted
-        and jittered, another row's, or one with a single action dimension held at a random value."""
-        normalizer, generator = self.student.normalizers.action, self.student.generator
-        offset, scale = torch.from_numpy(normalizer.offset), torch.from_numpy(normalizer.scale)
+        and jittered, another row's, or one with a single action dimension held at a random value.
+
+        actions: (B, E, A), physical, on the student's device.
+        """
+        normalizer, device = self.student.normalizers.action, self.student.device
+        offset, scale = (torch.from_numpy(a).to(device) for a in (normalizer.offset, normalizer.scale))
+        random: dict[str, Any] = {"generator": self.student.generator, "device": device}
         rows, steps, size = actions.shape
         count = self.config.chunks
         recorded = ((actions - offset) / scale).unsqueeze(1).expand(-1, count, -1, -1)
 
         def noise(*shape: int) -> Tensor:
-            return torch.randn(shape, generator=generator)
+            return torch.randn(shape, **random)
 
         moved = (
             recorded
             + self.config.shift * noise(rows, count, 1, size)
             + self.config.jitter * noise(rows, count, steps, size)
         )
-        other = recorded[torch.randint(rows, (rows, count), generator=generator), 0]
-        held = torch.rand(rows, count, 1, 1, generator=generator) * 2 - 1
-        dimension = torch.randint(size, (rows, count, 1, 1), generator=generator)
-        fixed = torch.where(torch.arange(size) == dimension, held, moved)
-        kind = torch.randint(_KINDS, (rows, count, 1, 1), generator=generator)
+        other = recorded[torch.randint(rows, (rows, count), **random), 0]
+        held = torch.rand(rows, count, 1, 1, **random) * 2 - 1
+        dimension = torch.randint(size, (rows, count, 1, 1), **random)
+        fixed = torch.where(torch.arange(size, device=device) == dimension, held, moved)
+        kind = torch.randint(_KINDS, (rows, count, 1, 1), **random)
         kind[:, 0] = 0
         chosen = torch.where(kind == 1, moved, recorded)
         chosen = torch.where(kind == 2, other, chosen)

@@ -83,6 +83,20 @@ def test_a_run_on_other_data_is_not_resumed(tmp_path):
             resume_training(tmp_path / "run", other)
 
 
+def test_a_run_is_resumed_on_its_own_kind_of_device_only(tmp_path):
+    save_training(tmp_path / "run", make_trainer())
+    state = json.loads((tmp_path / "run" / TRAINING_STATE).read_text())
+    assert state["device"] == "cpu"
+    (tmp_path / "run" / TRAINING_STATE).write_text(json.dumps(state | {"device": "cuda"}))
+    with pytest.raises(
+        CheckpointError, match="device: expected cuda, found cpu. Continue with --device cuda"
+    ):
+        resume_training(tmp_path / "run", make_trainer())
+    del state["device"]  # as older versions wrote it, which knew the CPU only
+    (tmp_path / "run" / TRAINING_STATE).write_text(json.dumps(state))
+    resume_training(tmp_path / "run", make_trainer())
+
+
 def test_a_damaged_training_state_is_refused(tmp_path):
     folder = tmp_path / "run"
     save_training(folder, make_trainer())

@@ -10,6 +10,7 @@ import pytest
 import torch
 from critics_batches import INSTRUCTIONS, PRIVILEGED, make_batch, make_trainer
 from scipy.stats import spearmanr
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from valueguide.critics.checkpoint import save_critic
 from valueguide.critics.distill import CriticDistiller, DistillConfig, distillation_losses
@@ -55,6 +56,15 @@ def test_the_chunks_start_with_the_recorded_one_and_stay_in_range(teacher: Learn
     assert 0.4 < other.float().mean() < 0.6  # the recorded one again, or another row's
     held = torch.isclose(chunks[..., 0, :], chunks[..., 1, :]).any(-1) & ~other
     assert 0.15 < held.float().mean() < 0.4  # one dimension held at one value
+
+
+def test_a_student_on_a_gpu_asks_about_chunks_there(teacher: LearnedCritic) -> None:
+    """Fake tensors have a device and no content, and refuse to be mixed across devices."""
+    distiller = CriticDistiller(make_trainer("distill", "frozen_clip"), teacher, INSTRUCTIONS)
+    distiller.student.device, distiller.student.generator = torch.device("cuda"), None  # type: ignore[assignment]
+    with FakeTensorMode():
+        chunks = distiller.alternatives(torch.zeros(4, 2, 3, device="cuda"))
+    assert chunks.device.type == "cuda" and chunks.shape == (4, 8, 2, 3)
 
 
 def test_the_student_learns_to_rank_chunks_like_its_teacher(teacher: LearnedCritic) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.policies.utils import populate_queues
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from valueguide.errors import ConfigError
 from valueguide.policies.sampling import make_sampler
@@ -198,6 +199,20 @@ def test_given_noise_replaces_every_normal_draw_of_leading_size_k() -> None:
     with GivenNoise(RowNoise(1), k):
         assert torch.equal(torch.normal(2.0, 3.0, shape), expected * 3 + 2)
         assert not torch.equal(torch.randn(2, 4), expected[:2])
+
+
+def test_given_noise_is_on_the_device_of_what_it_is_added_to() -> None:
+    """Fake tensors have a device and no content, and refuse to be mixed across devices."""
+    with FakeTensorMode(), GivenNoise(RowNoise(1), 3):
+        there = torch.zeros(3, 4, device="cuda")
+        for call in (
+            lambda: torch.randn(3, 4, device="cuda"),
+            lambda: torch.randn_like(there),
+            lambda: torch.normal(0.0, 1.0, (3, 4), device="cuda"),
+            lambda: torch.normal(there, 1.0),
+            lambda: torch.normal(there, there + 1),
+        ):
+            assert call().device.type == "cuda"
 
 
 def test_policies_without_a_sampler_of_their_own_are_batched() -> None:

@@ -58,9 +58,11 @@ class GivenNoise(TorchFunctionMode):
         if shape is None or not shape or shape[0] != self._k:
             return func(*args, **kwargs)
         like = args[0] if func is torch.randn_like else None
-        rows = self._noise.draw(self._k, shape[1:], like)
         if func is torch.normal:
             mean, std = (*args, kwargs.get("mean", 0.0), kwargs.get("std", 1.0))[:2]
+            like = next((part for part in (mean, std) if isinstance(part, Tensor)), None)
+        rows = self._noise.draw(self._k, shape[1:], like)
+        if func is torch.normal:
             rows = rows * std + mean
         return rows.to(device=kwargs.get("device"), dtype=kwargs.get("dtype"))
 
