@@ -40,7 +40,12 @@ def random_dataset(root: Path, episodes: int = 8, length: int = 40, side: int = 
 
 
 def learner_speed(
-    dataset: EpisodeDataset, encoder: str, frames: str, batch_size: int, seconds: float = 20.0
+    dataset: EpisodeDataset,
+    encoder: str,
+    frames: str,
+    batch_size: int,
+    seconds: float = 20.0,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Runs IQL updates for about `seconds`. frames: "cached" (memory-mapped uint8) or "decoded" (PNG).
 
@@ -49,7 +54,7 @@ def learner_speed(
     loader = ChunkLoader(
         dataset, 4, batch_size=batch_size, frames=FrameCache.build(dataset) if frames == "cached" else None
     )
-    trainer = _trainer(dataset, encoder)
+    trainer = _trainer(dataset, encoder, device)
     batches = loader.iterate()
     trainer.update(next(batches))  # warm-up: allocation and the first batches
     done, start = 0, time.perf_counter()
@@ -78,7 +83,7 @@ def image_bytes(dataset: EpisodeDataset) -> dict[str, float]:
     return {"uint8": cached, "float32": as_float, "ratio": cached / as_float}
 
 
-def _trainer(dataset: EpisodeDataset, encoder: str) -> CriticTrainer:
+def _trainer(dataset: EpisodeDataset, encoder: str, device: str) -> CriticTrainer:
     spec = CriticSpec(
         executed_length=4,
         action_names=("dx", "dy", "dz", "dyaw", "grip"),
@@ -88,4 +93,5 @@ def _trainer(dataset: EpisodeDataset, encoder: str) -> CriticTrainer:
     normalizers = Normalizers(Normalizer.min_max(dataset.action), Normalizer.mean_std(dataset.state))
     embeddings = np.ones((len(dataset.instructions), _LANGUAGE), np.float32) / np.sqrt(_LANGUAGE)
     network = NetworkConfig(encoder, language_dim=_LANGUAGE)
-    return CriticTrainer(spec, network, TrainConfig("iql"), normalizers, embeddings.astype(np.float32))
+    config = TrainConfig("iql")
+    return CriticTrainer(spec, network, config, normalizers, embeddings.astype(np.float32), device=device)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from valueguide.cli.common import shipped
+from valueguide.cli.device import add_device_argument, usable_device
 
 EXAMPLES = """examples:
   valueguide bench steering --json -
@@ -20,31 +21,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repeats", type=int, default=7, help="timed runs of each small measurement")
     parser.add_argument("--seconds", type=float, default=20.0, help="duration of each learner measurement")
     parser.add_argument("--skip-real-size", action="store_true", help="without the 450 M parameter SmolVLA")
+    add_device_argument(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure and print one line per figure."""
-    result = _steering(args) if args.name == "steering" else _critic(args)
+    device = usable_device(args.device)
+    measured = _steering(args, device) if args.name == "steering" else _critic(args, device)
+    result = {"device": device, **measured}
     for line in _lines(result):
         print(line)
     return result
 
 
-def _steering(args: argparse.Namespace) -> dict[str, Any]:
+def _steering(args: argparse.Namespace, device: str) -> dict[str, Any]:
     from valueguide.bench import steering
     from valueguide.critics.scorer import LearnedCritic
     from valueguide.policies.load import load_policy
 
-    out: dict[str, Any] = {"encode_once_vs_repeated": steering.encode_once()}
-    base = load_policy(shipped("wxai", "policy"))
-    critic = LearnedCritic.load(shipped("wxai", "critic"))
+    out: dict[str, Any] = {"encode_once_vs_repeated": steering.encode_once(min(args.repeats, 3), device)}
+    base = load_policy(shipped("wxai", "policy"), device)
+    critic = LearnedCritic.load(shipped("wxai", "critic"), device)
     observation = steering.random_observation(base)
     out["base_policy"] = steering.candidates_of(base, observation, (1, 4, 16), args.repeats)
     out["base_policy_critic"] = steering.critic_share(base, critic, observation, 16, args.repeats)
     if args.skip_real_size:
         return out
     with tempfile.TemporaryDirectory(prefix="valueguide-bench-") as folder:
-        smolvla = steering.real_size_smolvla(Path(folder))
+        smolvla = steering.real_size_smolvla(Path(folder), device)
         big = steering.random_observation(smolvla)
         out["smolvla_real_size"] = steering.candidates_of(smolvla, big, (1, 4), min(args.repeats, 3))
         policy_s = out["smolvla_real_size"]["seconds"]["k=4"]
@@ -53,7 +57,7 @@ def _steering(args: argparse.Namespace) -> dict[str, Any]:
     return out
 
 
-def _critic(args: argparse.Namespace) -> dict[str, Any]:
+def _critic(args: argparse.Namespace, device: str) -> dict[str, Any]:
     from valueguide.bench import critic
 
     out: dict[str, Any] = {}
@@ -61,10 +65,10 @@ def _critic(args: argparse.Namespace) -> dict[str, Any]:
         dataset = critic.random_dataset(Path(folder) / "noise")
         for frames in ("cached", "decoded"):
             out[f"small_film_cnn_{frames}"] = critic.learner_speed(
-                dataset, "small_film_cnn", frames, 64, args.seconds
+                dataset, "small_film_cnn", frames, 64, args.seconds, device
             )
         out["resnet34_film_cached"] = critic.learner_speed(
-            dataset, "resnet34_film", "cached", 8, args.seconds
+            dataset, "resnet34_film", "cached", 8, args.seconds, device
         )
         out["bytes_per_frame"] = critic.image_bytes(dataset)
     return out

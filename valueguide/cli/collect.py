@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from valueguide.cli.device import add_device_argument, usable_device
 from valueguide.errors import ConfigError
 from valueguide.types import Episode
 
@@ -38,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed", type=int, default=0, help="the first episode's seed; episode j uses seed + j"
     )
     parser.add_argument("--workers", type=int, default=2, help="processes that simulate in parallel")
+    add_device_argument(parser)
     parser.add_argument(
         "--image-format", default="png", choices=("png", "jpeg"), help="how frames are stored"
     )
@@ -57,6 +59,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise ConfigError(f"--episodes: expected at least 1, found {args.episodes}")
     if not 0.0 <= args.skill <= 1.0:
         raise ConfigError(f"--skill: expected 0 to 1, found {args.skill}")
+    # The scripted expert needs no torch, so its device is not looked for.
+    settings = vars(args) | {"device": usable_device(args.device) if args.policy else "cpu"}
     suite = resolve_suite(args.suite)
     tasks = suite_tasks(suite, args.tasks)
     k, members = args.k if args.policy else 0, _members(args.critic)
@@ -69,7 +73,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     successes: Counter[str] = Counter()
     frames = 0
     with EpisodeWriter(args.out, spec) as writer, progress_bar(len(jobs), "episodes") as bar:
-        for episode in _episodes(args, jobs):
+        for episode in _episodes(settings, jobs):
             writer.save(episode)
             successes[episode.metadata["task_name"]] += episode.success
             frames += len(episode.steps)
@@ -102,15 +106,15 @@ def suite_tasks(suite: Any, chosen: str) -> tuple[str, ...]:
     return names
 
 
-def _episodes(args: argparse.Namespace, jobs: list[tuple[str, int]]) -> Iterator[Episode]:
+def _episodes(settings: dict[str, Any], jobs: list[tuple[str, int]]) -> Iterator[Episode]:
     """Simulate in worker processes; episodes arrive in the order of `jobs`, so datasets are reproducible."""
     from valueguide.evaluation.workers import run_jobs
 
-    start = partial(_start_worker, vars(args))
+    start = partial(_start_worker, settings)
     early: dict[tuple[str, int], Episode] = {}
     remaining = iter(jobs)
     wanted = next(remaining, None)
-    for job, episode in run_jobs(start, jobs, args.workers, lambda job: f"{job[0]}, seed {job[1]}"):
+    for job, episode in run_jobs(start, jobs, settings["workers"], lambda job: f"{job[0]}, seed {job[1]}"):
         early[job] = episode
         while wanted in early:
             yield early.pop(wanted)
@@ -134,7 +138,11 @@ def _start_worker(settings: dict[str, Any]) -> Callable[[tuple[str, int]], tuple
         torch.set_num_threads(1)
         arm = "guided" if settings["critic"] else "base"
         models = ArmSettings(
-            settings["policy"], settings["critic"], k=settings["k"], execute=settings["execute"]
+            settings["policy"],
+            settings["critic"],
+            k=settings["k"],
+            execute=settings["execute"],
+            device=settings["device"],
         )
         worker["steerer"] = ArmFactory(worker["suite"], models, (arm,)).build(arm)
     return partial(_simulate, worker)

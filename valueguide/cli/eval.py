@@ -10,6 +10,7 @@ from typing import Any
 
 from valueguide.cli.collect import suite_tasks
 from valueguide.cli.common import progress_bar, shipped
+from valueguide.cli.device import add_device_argument, usable_device
 from valueguide.cli.suites import resolve_suite
 from valueguide.errors import ConfigError, mismatch
 from valueguide.evaluation.arms import ARMS, ArmFactory, ArmSettings, split_arm
@@ -49,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--k-sweep", default="", help="comma-separated K values for the guided arm")
     parser.add_argument("--videos", type=int, default=6, help="side-by-side videos in the report; 0 for none")
     parser.add_argument("--workers", type=int, default=2)
+    add_device_argument(parser)
     parser.add_argument("--out", type=Path, help="folder; an interrupted evaluation continues in it")
 
 
@@ -86,6 +88,7 @@ def make_plan(args: argparse.Namespace, suite: Any) -> Plan:
         beta=args.beta,
         execute=args.execute,
         aggregate=args.aggregate,
+        device=usable_device(args.device),
     )
     return Plan(
         suite=args.suite,
@@ -124,7 +127,8 @@ def evaluate(plan: Plan, suite: Any, out: Path, workers: int, videos: int) -> di
 
         rows = run_plan(plan, resolve_suite, out, workers, count)
     command = " ".join(["valueguide", *sys.argv[1:]])
-    flat = {**plan.to_json(), **plan.to_json()["settings"], "command": command}
+    settings = plan.to_json()
+    flat = {**settings, **settings["settings"], "device": plan.settings.device, "command": command}
     results = build_results({k: v for k, v in flat.items() if k != "settings"}, rows)
     (out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     print(format_table(results))

@@ -16,10 +16,10 @@ from valueguide.policies.backbone import pixels_to_model
 _BATCH = 128
 
 
-def vision_features(dataset: EpisodeDataset, clip: Path) -> NDArray[np.float32]:
+def vision_features(dataset: EpisodeDataset, clip: Path, device: str = "cpu") -> NDArray[np.float32]:
     """float32 (N + episodes, cameras * D): the CLS vectors of each frame, final observations last.
 
-    Kept in `<dataset>/.cache`, keyed by the dataset's content and the tower's weights.
+    Kept in `<dataset>/.cache`, keyed by the dataset's content and the tower's weights. device: of the tower.
     """
     from transformers import CLIPVisionModel
 
@@ -27,14 +27,15 @@ def vision_features(dataset: EpisodeDataset, clip: Path) -> NDArray[np.float32]:
     target = dataset.root / ".cache" / f"features_{dataset.dataset_id[:12]}_{weights}.npy"
     if target.exists():
         return np.load(target)
-    tower = CLIPVisionModel.from_pretrained(clip).eval()
+    tower = CLIPVisionModel.from_pretrained(clip).eval().to(device)
     parts = []
     with torch.inference_mode(), progress_bar(dataset.rows, "frames") as bar:
         for start in range(0, dataset.rows, _BATCH):
             rows = np.arange(start, min(start + _BATCH, dataset.rows))
             images = np.stack([dataset.images(rows, camera) for camera in dataset.cameras], axis=1)
-            tokens = tower(pixel_values=pixels_to_model(images).flatten(0, 1)).last_hidden_state[:, 0]
-            parts.append(tokens.reshape(len(rows), -1).numpy())
+            pixels = pixels_to_model(torch.from_numpy(images).to(device)).flatten(0, 1)
+            tokens = tower(pixel_values=pixels).last_hidden_state[:, 0]
+            parts.append(tokens.reshape(len(rows), -1).cpu().numpy())
             bar.update(len(rows))
     features = np.concatenate(parts).astype(np.float32)
     target.parent.mkdir(parents=True, exist_ok=True)

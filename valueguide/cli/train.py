@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from valueguide.cli.device import add_device_argument
+
 EXAMPLES = """examples:
   # the small vision and language towers, from labelled pictures (about an hour on two cores)
   valueguide train backbone --pictures 52000 --out outputs/clip
@@ -52,6 +54,7 @@ def _policy_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--half", action="store_true", help="store the weights in 16 bits: half the size")
     parser.add_argument("--seed", type=int, default=0)
+    add_device_argument(parser)
     parser.add_argument("--out", type=Path, required=True)
 
 
@@ -97,6 +100,7 @@ def _critic_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--half", action="store_true", help="store the weights in 16 bits: half the size")
     parser.add_argument("--checkpoint-every", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
+    add_device_argument(parser)
     parser.add_argument("--out", type=Path, required=True, help="an unfinished run in this folder is resumed")
 
 

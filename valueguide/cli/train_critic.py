@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from valueguide.cli.common import progress_bar
+from valueguide.cli.device import usable_device
 from valueguide.cli.features import vision_features
 from valueguide.cli.train_policy import clip_folder
 from valueguide.critics.checkpoint import (
@@ -40,12 +41,13 @@ _SPREAD_MARGIN = 2.0
 
 def train_critic(args: argparse.Namespace) -> dict[str, Any]:
     """Returns where the critic is, its version and its held-back metrics."""
+    device = usable_device(args.device)
     datasets = [EpisodeDataset.open(path) for path in args.dataset]
     encoder = _encoder_kind(args, datasets)
     clip = clip_folder(args.backbone) if encoder == "frozen_clip" else None
-    features: list[Float32 | None] = [vision_features(d, clip) if clip else None for d in datasets]
+    features: list[Float32 | None] = [vision_features(d, clip, device) if clip else None for d in datasets]
     mixture, held_back = _mixtures(args, datasets, encoder, features)
-    trainer = _build(args, datasets, encoder, features, mixture.instructions)
+    trainer = _build(args, datasets, encoder, features, mixture.instructions, device)
     update, teacher = _method(args, trainer, mixture.instructions)
     training = args.out.parent / f"{args.out.name}.training"
     if (training / TRAINING_STATE).exists():
@@ -75,7 +77,7 @@ def _method(
     from valueguide.critics.distill import CriticDistiller
     from valueguide.critics.scorer import LearnedCritic
 
-    teacher = LearnedCritic.load(args.teacher)
+    teacher = LearnedCritic.load(args.teacher, str(trainer.device))
     return CriticDistiller(trainer, teacher, instructions).update, teacher.version
 
 
@@ -129,6 +131,7 @@ def _build(
     encoder: str,
     features: list[Float32 | None],
     instructions: list[str],
+    device: str,
 ) -> CriticTrainer:
     first = datasets[0]
     names = first.features["action"].get("names") or [f"action_{i}" for i in range(first.action.shape[1])]
@@ -170,9 +173,8 @@ def _build(
         features=Normalizer.mean_std(np.concatenate(known)) if known else None,
     )
     embeddings = MiniLMEncoder().encode(instructions)
-    return CriticTrainer(
-        spec, network, config, normalizers, embeddings, _task_numbers(datasets, instructions)
-    )
+    tasks = _task_numbers(datasets, instructions)
+    return CriticTrainer(spec, network, config, normalizers, embeddings, tasks, device)
 
 
 def _task_numbers(datasets: list[EpisodeDataset], instructions: list[str]) -> NDArray[np.int64]:
@@ -211,8 +213,8 @@ def _loop(
 def evaluate(trainer: CriticTrainer, batch: ChunkBatch) -> dict[str, float]:
     """On held-back chunks: rank correlation of Q with the return, error, and the ensemble's spread."""
     inputs = trainer.inputs(batch, following=False)
-    actions = trainer.normalizers.action(torch.from_numpy(batch.actions))
-    q = trainer.target(trainer.target.encode(inputs), actions, torch.from_numpy(batch.valid))
+    actions, valid = (torch.from_numpy(a).to(trainer.device) for a in (batch.actions, batch.valid))
+    q = trainer.target(trainer.target.encode(inputs), trainer.normalizers.action(actions), valid).cpu()
     value, spread = q.min(0).values.numpy(), (q.max(0).values - q.min(0).values).numpy()
     known = np.isfinite(batch.mc_return)
     return {

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from valueguide.cli.common import progress_bar
+from valueguide.cli.device import usable_device
 from valueguide.cli.features import vision_features
 from valueguide.data.reader import EpisodeDataset
 from valueguide.errors import ConfigError
@@ -19,9 +20,10 @@ from valueguide.policies.train import PolicyData, PolicySize, PolicyTrainer, mak
 
 def train_policy(args: argparse.Namespace) -> dict[str, Any]:
     """Returns where the policy is and its last training loss."""
+    device = usable_device(args.device)
     clip = clip_folder(args.backbone)
     dataset = EpisodeDataset.open(args.dataset)
-    data = policy_data(dataset, clip)
+    data = policy_data(dataset, clip, device)
     size = PolicySize(
         horizon=args.horizon,
         hidden_dim=args.hidden_dim,
@@ -29,7 +31,7 @@ def train_policy(args: argparse.Namespace) -> dict[str, Any]:
         learning_rate=args.learning_rate,
     )
     cameras = {name: dataset.image_shape(name) for name in dataset.cameras}
-    config = make_config(size, str(clip), data.state.shape[1], data.actions.shape[1], cameras)
+    config = make_config(size, str(clip), data.state.shape[1], data.actions.shape[1], cameras, device)
     trainer = PolicyTrainer(config, data, cameras, dataset.environment_state is not None, args.seed)
     losses: list[float] = []
     with progress_bar(args.steps, "steps") as bar:
@@ -68,14 +70,14 @@ def clip_folder(backbone: Path) -> Path:
     )
 
 
-def policy_data(dataset: EpisodeDataset, clip: Path) -> PolicyData:
-    """All frames with the privileged state appended or the vision features computed."""
+def policy_data(dataset: EpisodeDataset, clip: Path, device: str = "cpu") -> PolicyData:
+    """All frames with the privileged state appended or the vision features computed (on `device`)."""
     state = dataset.state
     if dataset.environment_state is not None:
         state = np.concatenate([state, dataset.environment_state], axis=1)
     features = None
     if dataset.cameras:
-        flat = vision_features(dataset, clip)[: len(state)]
+        flat = vision_features(dataset, clip, device)[: len(state)]
         features = flat.reshape(len(state), len(dataset.cameras), -1)
     return PolicyData(
         state=state,

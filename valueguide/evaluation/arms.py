@@ -21,7 +21,10 @@ _NEEDS_CRITIC = ("guided", "qonly")
 
 @dataclass(frozen=True)
 class ArmSettings:
-    """What all arms share. critic may be empty when no arm needs one; policy when only qonly runs."""
+    """What all arms share. critic may be empty when no arm needs one; policy when only qonly runs.
+
+    device: the torch device on which policy and critic run.
+    """
 
     policy: str
     critic: str
@@ -30,6 +33,7 @@ class ArmSettings:
     execute: int = 4
     aggregate: str = "min"
     use_spread_limit: bool = True
+    device: str = "cpu"
 
 
 def split_arm(arm: str) -> tuple[str, int | None]:
@@ -51,8 +55,10 @@ class ArmFactory:
         torch.set_num_threads(1)
         self.suite, self.settings = suite, settings
         names = {split_arm(arm)[0] for arm in arms}
-        self._policy: Any = load_policy(settings.policy, suite) if names - {"qonly"} else None
-        self._critic: Any = load_critic(settings.critic, suite) if names & set(_NEEDS_CRITIC) else None
+        device = settings.device
+        self._policy: Any = load_policy(settings.policy, suite, device) if names - {"qonly"} else None
+        guided = names & set(_NEEDS_CRITIC)
+        self._critic: Any = load_critic(settings.critic, suite, device) if guided else None
 
     def build(self, arm: str) -> Steerer:
         name, own_k = split_arm(arm)
@@ -81,11 +87,11 @@ class ArmFactory:
         return UniformRandomPolicy(self.suite.action_low, self.suite.action_high, self.settings.execute)
 
 
-def load_policy(path: str, suite: Suite) -> Any:
+def load_policy(path: str, suite: Suite, device: str = "cpu") -> Any:
     """A LeRobot policy that fits the suite. Raises CheckpointError naming what does not."""
     from valueguide.policies.load import load_policy as load
 
-    policy = load(path)
+    policy = load(path, device)
     where = f"policy {path}"
     if policy.action_dim != len(suite.action_names):
         raise CheckpointError(
@@ -103,11 +109,11 @@ def load_policy(path: str, suite: Suite) -> Any:
     return policy
 
 
-def load_critic(path: str, suite: Suite) -> Any:
+def load_critic(path: str, suite: Suite, device: str = "cpu") -> Any:
     """A critic that fits the suite. Raises CheckpointError naming what does not."""
     from valueguide.critics.scorer import LearnedCritic
 
-    critic = LearnedCritic.load(path)
+    critic = LearnedCritic.load(path, device)
     critic.check_compatible(
         action_names=suite.action_names, cameras=suite.cameras, state_dim=len(suite.state_names)
     )

@@ -51,7 +51,10 @@ class Plan:
         return [(a, t, j) for j in range(self.episodes) for t in self.tasks for a in self.arms]
 
     def to_json(self) -> dict[str, Any]:
-        return json.loads(json.dumps(asdict(self)))
+        """What defines the results. Not the device: another machine may continue an evaluation."""
+        plan = json.loads(json.dumps(asdict(self)))
+        del plan["settings"]["device"]
+        return plan
 
 
 def run_plan(

@@ -70,9 +70,17 @@ class PolicySize:
 
 
 def make_config(
-    size: PolicySize, clip_folder: str, state_dim: int, action_dim: int, cameras: dict[str, tuple[int, int]]
+    size: PolicySize,
+    clip_folder: str,
+    state_dim: int,
+    action_dim: int,
+    cameras: dict[str, tuple[int, int]],
+    device: str = "cpu",
 ) -> MultiTaskDiTConfig:
-    """A flow-matching multi_task_dit on one observation step. cameras: name -> (height, width)."""
+    """A flow-matching multi_task_dit on one observation step. cameras: name -> (height, width).
+
+    device: on which it is trained.
+    """
     inputs = {OBS_STATE: PolicyFeature(FeatureType.STATE, (state_dim,))}
     for name, (height, width) in cameras.items():
         inputs[f"{OBS_IMAGES}.{name}"] = PolicyFeature(FeatureType.VISUAL, (3, height, width))
@@ -101,7 +109,7 @@ def make_config(
             "STATE": NormalizationMode.MIN_MAX,
             "ACTION": NormalizationMode.MIN_MAX,
         },
-        device="cpu",
+        device=device,
         push_to_hub=False,
     )
 
@@ -153,7 +161,7 @@ class PolicyTrainer:
     ) -> None:
         torch.manual_seed(seed)
         self.config, self.data, self.seed = config, data, seed
-        self.policy = MultiTaskDiTPolicy(config)
+        self.policy = MultiTaskDiTPolicy(config).to(config.device)
         self.policy.requires_grad_(True)
         encoder = self.policy.observation_encoder
         for tower in (encoder.vision_encoder, encoder.text_encoder.text_encoder):
@@ -199,13 +207,13 @@ class PolicyTrainer:
             rows = torch.from_numpy(data.features[index])
             for camera, key in enumerate(self.config.image_features):
                 batch[key] = rows[:, None, camera, :, None, None]
-        return batch
+        return {key: value.to(self.config.device) for key, value in batch.items()}
 
     def train(self, steps: int, batch_size: int = 256) -> Iterator[tuple[int, float]]:
         """Yields (step, loss) after each update. The towers are restored when it ends."""
         from accelerate import Accelerator
 
-        accelerator = Accelerator(cpu=True)
+        accelerator = Accelerator(cpu=self.config.device == "cpu")
         encoder = self.policy.observation_encoder
         towers = encoder.vision_encoder, encoder.text_encoder
         encoder.text_encoder = _TextTable(towers[1].projection, self._pooled())

@@ -27,8 +27,8 @@ PLAN = Plan("fake", ("reach", "touch"), ("base", "guided"), 3, 100, ArmSettings(
 @pytest.fixture(autouse=True)
 def loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     policy, critic = FakePolicy(noise=0.2), FakeCritic()
-    monkeypatch.setattr(arms_module, "load_policy", lambda path, suite: policy)
-    monkeypatch.setattr(arms_module, "load_critic", lambda path, suite: critic)
+    monkeypatch.setattr(arms_module, "load_policy", lambda path, suite, device: policy)
+    monkeypatch.setattr(arms_module, "load_critic", lambda path, suite, device: critic)
     monkeypatch.setattr(command, "resolve_suite", FakeSuite)
 
 
@@ -74,10 +74,11 @@ def test_json_on_stdout_is_nothing_but_json(
 ) -> None:
     words = ["--suite", "fake", "--arms", "base", "--episodes", "1", "--videos", "0", "--workers", "1"]
     with pytest.raises(SystemExit) as stop:
-        main(["eval", *words, "--out", str(tmp_path), "--json", "-"])
+        main(["eval", *words, "--device", "cpu", "--out", str(tmp_path), "--json", "-"])
     assert stop.value.code == 0
     out, err = capsys.readouterr()
-    assert json.loads(out)["arms"]["base"]["n"] == 2
+    result = json.loads(out)
+    assert result["arms"]["base"]["n"] == 2 and result["settings"]["device"] == "cpu"
     assert "report:" in err
 
 

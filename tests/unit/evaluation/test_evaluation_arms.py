@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,8 +26,8 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Fakes instead of checkpoints; lists the folders that were read."""
     read: list[str] = []
     policy, critic = FakePolicy(noise=0.1), FakeCritic()
-    monkeypatch.setattr(arms_module, "load_policy", lambda path, suite: read.append(path) or policy)
-    monkeypatch.setattr(arms_module, "load_critic", lambda path, suite: read.append(path) or critic)
+    monkeypatch.setattr(arms_module, "load_policy", lambda path, suite, device: read.append(path) or policy)
+    monkeypatch.setattr(arms_module, "load_critic", lambda path, suite, device: read.append(path) or critic)
     return read
 
 
@@ -107,7 +108,7 @@ def _policy(**facts: Any) -> Any:
 
 def _serve(monkeypatch: pytest.MonkeyPatch, policy: Any) -> None:
     """Answer every folder with `policy`, without importing LeRobot."""
-    module = SimpleNamespace(load_policy=lambda path: policy)
+    module = SimpleNamespace(load_policy=lambda path, device: policy)
     monkeypatch.setitem(sys.modules, "valueguide.policies.load", module)  # type: ignore[arg-type]
 
 
@@ -127,6 +128,24 @@ def test_a_policy_for_another_robot_is_refused(
     with pytest.raises(CheckpointError) as caught:
         arms_module.load_policy("p", FakeSuite())
     assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_both_models_are_loaded_onto_the_device_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    from valueguide.critics.scorer import LearnedCritic
+
+    asked: list[tuple[str, str]] = []
+    critic = SimpleNamespace(
+        check_compatible=lambda **facts: None, spec=SimpleNamespace(environment_state_dim=0)
+    )
+
+    def load_policy(path: str, device: str) -> Any:
+        asked.append((path, device))
+        return _policy()
+
+    monkeypatch.setitem(sys.modules, "valueguide.policies.load", SimpleNamespace(load_policy=load_policy))  # type: ignore[arg-type]
+    monkeypatch.setattr(LearnedCritic, "load", lambda path, device: asked.append((path, device)) or critic)
+    ArmFactory(FakeSuite(), replace(SETTINGS, device="cuda:1"))
+    assert asked == [("policy-folder", "cuda:1"), ("critic-folder", "cuda:1")]
 
 
 def test_a_policy_that_fits_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

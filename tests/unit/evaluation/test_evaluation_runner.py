@@ -125,6 +125,14 @@ def test_other_settings_need_another_folder(tmp_path: Path, change: dict[str, An
     _run(replace(PLAN, episodes=1), tmp_path)  # the plan on disk is still the old one
 
 
+def test_another_device_continues_an_evaluation(tmp_path: Path) -> None:
+    first, _ = _run(PLAN, tmp_path)
+    plan = (tmp_path / "plan.json").read_text()
+    again, _ = _run(replace(PLAN, settings=replace(PLAN.settings, device="cuda")), tmp_path)
+    assert again == first and _lines(tmp_path) == 12  # read, not run again
+    assert (tmp_path / "plan.json").read_text() == plan and "cuda" not in plan
+
+
 def test_settings_that_never_gave_an_episode_bind_nobody(tmp_path: Path) -> None:
     def refuse(name: str) -> Any:
         raise ConfigError("suite: expected wording train, found held_out")
