@@ -14,6 +14,7 @@ from sim.vision_data import LABEL_SIZES, generate
 from sim.wordings import HELD_OUT, TRAIN, corpus
 from valueguide.cli.common import progress_bar
 from valueguide.critics.language import MiniLMEncoder
+from valueguide.errors import ConfigError, mismatch
 from valueguide.policies.backbone import (
     LabelHeads,
     PictureSet,
@@ -27,15 +28,22 @@ VISION = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 5, 
           "image_size": 128, "patch_size": 16}  # fmt: skip
 TEXT = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4,
         "max_position_embeddings": 32}  # fmt: skip
-_HELD_BACK = 1000
-_TEXT_SAMPLE = 6000
+#: Picture pairs that only measure the vision tower; of few pictures, one in five.
+_HELD_BACK, _FEWEST_PICTURES = 1000, 5
+#: Sentences that teach the text tower, and how many make one update; a short run needs no more than it reads.
+_TEXT_SAMPLE, _TEXT_BATCH = 6000, 128
 _TOKENS = 24
 
 
 def train_backbone(args: argparse.Namespace) -> dict[str, Any]:
-    """Returns the errors on held-back pictures and the accuracy on held-out wordings."""
+    """Returns the errors on held-back pictures and the accuracy on held-out wordings.
+
+    Raises ConfigError when so few pictures are wanted that none could be held back.
+    """
     from transformers import AutoTokenizer, CLIPModel
 
+    if args.pictures < _FEWEST_PICTURES:
+        raise ConfigError(mismatch("--pictures", "value", f"{_FEWEST_PICTURES} or more", args.pictures))
     torch.manual_seed(args.seed)
     pictures = args.picture_folder or args.out / "pictures"
     _render(pictures, args.pictures, args.seed, args.workers)
@@ -67,13 +75,14 @@ def _render(folder: Path, count: int, seed: int, workers: int) -> None:
 def _distil(tower: torch.nn.Module, tokenizer: Any, args: argparse.Namespace) -> dict[str, float]:
     rng = np.random.default_rng(args.seed)
     everything = list(corpus())
-    chosen = [everything[i] for i in rng.permutation(len(everything))[:_TEXT_SAMPLE]]
+    wanted = min(_TEXT_SAMPLE, args.text_steps * _TEXT_BATCH)
+    chosen = [everything[i] for i in rng.permutation(len(everything))[:wanted]]
     sentences = chosen + [s for group in TRAIN.values() for s in group] * 20
     targets = torch.from_numpy(MiniLMEncoder().encode(sentences))
     tokens = _tokenise(tokenizer, sentences)
     loss = float("nan")
     with progress_bar(args.text_steps, "text steps") as bar:
-        for _, latest in distil_text(tower, tokens, targets, args.text_steps, seed=args.seed):
+        for _, latest in distil_text(tower, tokens, targets, args.text_steps, _TEXT_BATCH, seed=args.seed):
             loss = latest
             bar.update(1)
     return {"loss": loss, "held_out_wordings_nearest_to_own_task": _wording_accuracy(tower, tokenizer)}
@@ -98,7 +107,7 @@ def _wording_accuracy(tower: torch.nn.Module, tokenizer: Any) -> float:
 
 
 def _learn_to_see(tower: torch.nn.Module, pictures: PictureSet, args: argparse.Namespace) -> dict[str, float]:
-    count = len(pictures) - _HELD_BACK
+    count = len(pictures) - held_back(len(pictures))
     heads = LabelHeads(VISION["hidden_size"], 2, LABEL_SIZES)
     model = _as_vision_model(tower)
 
@@ -111,6 +120,11 @@ def _learn_to_see(tower: torch.nn.Module, pictures: PictureSet, args: argparse.N
             bar.update(1)
             bar.note(f"loss {metrics['loss']:.3f}, {metrics['from_hand_mm']:.1f} mm")
     return _held_back_errors(model, heads, pictures, count)
+
+
+def held_back(count: int) -> int:
+    """How many of `count` picture pairs, the last ones, measure the vision tower and never teach it."""
+    return min(_HELD_BACK, count // _FEWEST_PICTURES)
 
 
 def _as_vision_model(tower: torch.nn.Module) -> Any:
