@@ -71,7 +71,9 @@ class ReplayNode(VgNode):
     def publisher(self, topic: graph_topics.Topic) -> Any:
         package, _, name = topic.type.split("/")
         kind = getattr(importlib.import_module(f"{package}.msg"), name)
-        return self.create_publisher(kind, topic.name, _QOS[topic.qos])
+        # Recorders listen to the clock with best effort, but it is offered reliably, as by sim_robot.
+        profile = RELIABLE if topic.name == _CLOCK else _QOS[topic.qos]
+        return self.create_publisher(kind, topic.name, profile)
 
     def start(self) -> None:
         steady = rclpy.clock.Clock(clock_type=rclpy.clock.ClockType.STEADY_TIME)
