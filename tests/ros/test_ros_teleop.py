@@ -156,6 +156,61 @@ def test_script_takes_over_and_its_steps_run_once_each(
     assert found["states"][-2:] == [[False, "", 1], [True, "script", 2]]
 
 
+def _through_the_executor() -> dict[str, Any]:
+    from ros_client import Client
+    from sensor_msgs.msg import JointState, Joy
+    from std_srvs.srv import SetBool
+    from valueguide_msgs.msg import Command
+
+    with Client() as client:
+        client.active("teleop", "executor")
+        proposed = client.listen("proposed_command", Command)
+        script = client.publisher("script_command", Command)
+        joy, joints = client.publisher("joy", Joy), client.publisher("joint_states", JointState)
+        joints.publish(_joints())
+        client.call("takeover", SetBool, SetBool.Request(data=True))
+        for number in range(1, 11):
+            script.publish(Command(kind=Command.MOVE, values=[0.001 * number, 0.0, 0.0, 0.0, 1.0]))
+
+        def moved() -> list[Any]:
+            return [c for c in proposed if c.kind == Command.MOVE and c.values[0]]
+
+        client.until(lambda: len(moved()) >= 10, "the script's steps at the gate")
+        client.spin(0.5)
+        steps = [c.values[0] for c in moved()]
+        sources = {c.source for c in moved()}
+        client.call("takeover", SetBool, SetBool.Request(data=False))
+        proposed.clear()
+
+        def push(forward: float) -> None:
+            joy.publish(_joy(forward, _DEADMAN))
+            joints.publish(_joints())
+            client.spin(0.03)
+
+        client.until(lambda: push(1.0) or len(moved()) > 3, "motion by stick")
+        client.until(lambda: push(float("nan")) or proposed[-1].kind == Command.HOLD, "a hold for NaN")
+        count, reason = len(moved()), proposed[-1].reason
+        for _ in range(20):
+            push(float("nan"))
+        return {
+            "steps": steps,
+            "sources": sorted(sources),
+            "after_nan": len(moved()) - count,
+            "reason": reason,
+        }
+
+
+def test_the_executor_runs_each_human_step_once_and_passes_holds_on(
+    node: Callable[..., Any], in_ros: Callable[..., Any]
+) -> None:
+    node("teleop", robot="sim")
+    node("executor", robot="sim")
+    found = in_ros(_through_the_executor)
+    assert found["steps"] == pytest.approx([0.001 * number for number in range(1, 11)])
+    assert found["sources"] == ["human"]
+    assert found["after_nan"] == 0 and "refused" in found["reason"]
+
+
 def test_wrong_settings_are_one_line(node: Callable[..., Any]) -> None:
     processes = node("teleop", robot="sim", axes="dw=+1")
     deadline = time.monotonic() + 20

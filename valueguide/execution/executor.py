@@ -20,6 +20,9 @@ from valueguide.errors import ConfigError, mismatch
 from valueguide.execution.delay import DelayEstimate
 from valueguide.types import ActionChunk, Float32, Source
 
+#: Human steps that may wait: teleop beats at the executor's rate, but not in step with it.
+_HUMAN_STEPS = 2
+
 
 class State(StrEnum):
     IDLE = "idle"
@@ -94,7 +97,7 @@ class ChunkExecutor:
     _asked_at: float | None = None
     _reset: bool = False
     _ran_out: bool = False
-    _human: tuple[Float32, float] | None = None
+    _human: deque[tuple[Float32, float]] = field(default_factory=lambda: deque(maxlen=_HUMAN_STEPS))
     _in_episode: bool = False
 
     def start(self) -> None:
@@ -118,12 +121,13 @@ class ChunkExecutor:
         if self.state in (State.HUMAN, State.STOPPED):
             return
         self._drop_plan()
-        self.state, self._human = State.HUMAN, None
+        self.state = State.HUMAN
+        self._human.clear()
 
     def hand_back(self) -> None:
         """The policy goes on from where the arm now is."""
         if self.state is State.HUMAN:
-            self._human = None
+            self._human.clear()
             self.state = State.WAITING if self._in_episode else State.IDLE
 
     def refused(self) -> None:
@@ -133,8 +137,12 @@ class ChunkExecutor:
             self.state = State.WAITING
 
     def on_human(self, values: Float32, now: float) -> None:
-        """A human's control step; it runs at the next tick."""
-        self._human = (np.asarray(values, np.float32), now)
+        """A human's control step; it runs once, at the next tick: run twice, it would move twice as far."""
+        self._human.append((np.asarray(values, np.float32), now))
+
+    def on_human_hold(self) -> None:
+        """The human, or the silence of their device, asks for a hold: steps that wait are dropped."""
+        self._human.clear()
 
     def on_chunk(self, chunk: ActionChunk, request_id: int, start: int, now: float) -> bool:
         """A chunk for `request_id`, to run from step `start` to its executed_length. False when dropped.
@@ -175,9 +183,11 @@ class ChunkExecutor:
 
     def _next_motion(self, now: float) -> Motion | None:
         if self.state is State.HUMAN:
-            if self._human is None or now - self._human[1] > self.settings.human_s:
-                return None
-            return Motion(np.clip(self._human[0], self.settings.low, self.settings.high), "human", -1, 0)
+            while self._human:
+                values, issued = self._human.popleft()
+                if now - issued <= self.settings.human_s:
+                    return Motion(np.clip(values, self.settings.low, self.settings.high), "human", -1, 0)
+            return None
         if self.state is not State.RUNNING:
             return None
         if self._queue:

@@ -144,10 +144,28 @@ def test_takeover_drops_the_plan_and_the_answer_under_way() -> None:
     motion, none = made.tick(0.6)
     assert motion is not None and motion.source == "human" and motion.values[0] == 7.0 and none is None
     assert motion.chunk_id == -1 and made.commander == "human"
-    assert made.tick(1.0)[0] is None, "an old command of the human does not run again"
+    made.on_human(np.array([8.0]), 0.7)
+    assert made.tick(1.2)[0] is None, "an old command of the human does not run"
     made.hand_back()
     fresh = ask(made, 1.1)
     assert fresh.committed.size == 0 and not fresh.reset
+
+
+def test_a_humans_steps_run_once_each_and_a_hold_drops_them() -> None:
+    made = executor()
+    made.start()
+    made.take_over()
+    for number in (1.0, 2.0):
+        made.on_human(np.array([number]), 0.1)
+    found = [made.tick(0.1 * i)[0] for i in (1, 2, 3)]
+    assert [None if motion is None else motion.values[0] for motion in found] == [1, 2, None]
+    made.on_human(np.array([3.0]), 0.4)
+    made.on_human_hold()
+    assert made.tick(0.4)[0] is None
+    for number in (1.0, 2.0, 3.0):
+        made.on_human(np.array([number]), 0.5)
+    motion = made.tick(0.5)[0]
+    assert motion is not None and motion.values[0] == 2, "a fast sender does not pile up a delay"
 
 
 def test_a_refused_step_drops_the_plan() -> None:

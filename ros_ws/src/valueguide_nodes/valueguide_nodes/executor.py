@@ -160,8 +160,13 @@ class ExecutorNode(VgNode):
             self.tick_now()
 
     def on_human(self, message: Command) -> None:
-        if message.kind == Command.MOVE and self.core.state is State.HUMAN:
+        if self.core.state is not State.HUMAN:
+            return
+        if message.kind == Command.MOVE:
             self.core.on_human(np.asarray(message.values, np.float32), self.monotonic())
+        else:
+            self.core.on_human_hold()
+            self.hold(message.reason)
 
     def on_heartbeat(self, message: Heartbeat) -> None:
         if message.node == "task":
