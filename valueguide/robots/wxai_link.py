@@ -118,6 +118,9 @@ class ArmLink:
             except EnvironmentSetupError as error:
                 self.failure = str(error)
         self._closing = True
+        if not self.failure:
+            # The vendor's library aborts when the process ends while it is at work.
+            self._thread.join(_CLOSE_S)
 
     # What follows runs in the link's thread.
 

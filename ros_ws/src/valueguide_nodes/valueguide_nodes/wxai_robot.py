@@ -28,8 +28,6 @@ from valueguide.robots.motion import Motion, hand_rotation
 from valueguide.robots.wxai_link import ARM_JOINTS, ArmFacts, ArmLink, ArmState
 from valueguide_nodes.base import RELIABLE, SENSOR, Param, VgNode, run
 
-#: Seconds without anything new from the controller that are taken for a lost connection.
-SILENCE_S = 0.2
 _WATCH_S = 0.02
 #: Share of the joints' speed limits that a motion may ask for; the rest is for the controller's overshoot.
 _SPEED = 0.8
@@ -42,6 +40,7 @@ class WxaiRobot(VgNode):
         Param("model", "wxai_v0", "trossen_arm.Model"),
         Param("end_effector", "wxai_v0_follower", "trossen_arm.StandardEndEffector"),
         Param("state_hz", 100.0, "states published a second", 10.0, 500.0),
+        Param("silence_s", 0.2, "seconds without news from the controller that are a lost arm", 0.05, 2.0),
     )
 
     _link: ArmLink | None = None
@@ -54,7 +53,7 @@ class WxaiRobot(VgNode):
         self._made: list[Any] = []
         self._held, self._refused, self._refusal = True, 0, ""
         self._states, self._counted, self._rate = 0, (0, self.monotonic()), 0.0
-        self._watched = self.monotonic()
+        self._silence_s, self._watched = self.param("silence_s"), self.monotonic()
         self._fresh = self.create_guard_condition(self.guarded(self._publish))
         clock = rclpy.clock.Clock(clock_type=rclpy.clock.ClockType.STEADY_TIME)
         self._watch_timer = self.create_timer(_WATCH_S, self.guarded(self._watch), clock=clock)
@@ -129,11 +128,11 @@ class WxaiRobot(VgNode):
         now, before = self.monotonic(), self._watched
         self._watched = now
         # Who has not run for a while has not listened either: first hear what came in meanwhile.
-        if (link := self._link) is None or now - before > SILENCE_S / 2:
+        if (link := self._link) is None or now - before > self._silence_s / 2:
             return
         if link.failure:
             raise EnvironmentSetupError(link.failure)
-        if link.age > SILENCE_S:
+        if link.age > self._silence_s:
             raise EnvironmentSetupError(f"arm at {link.address}: nothing from it for {link.age:.2f} s")
 
     # Commands.
