@@ -111,7 +111,9 @@ def test_held_out_wordings_count_as_right_when_their_own_task_is_nearest() -> No
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
     def tower(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
-        # Scaled unequally: only the direction may decide.
-        return SimpleNamespace(pooler_output=torch.diag(torch.arange(1.0, 10.0))[input_ids])
+        # Alike and of unequal length: only the direction may decide.
+        return SimpleNamespace(
+            pooler_output=((torch.eye(9) + 0.5) * torch.arange(1.0, 10.0)[:, None])[input_ids]
+        )
 
     assert command._wording_accuracy(tower, tokenizer) == pytest.approx(16 / 18)
