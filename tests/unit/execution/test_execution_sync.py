@@ -39,6 +39,15 @@ def test_not_after_and_not_before_bound_the_choice() -> None:
         made.match(not_before=100 * MS)
 
 
+def test_a_silent_source_is_named_also_for_a_time_before_the_newest_picture() -> None:
+    made = sync()
+    made.push("joints", 0, "j0")
+    for t in range(500, 800, 33):
+        made.push("camera", t * MS, f"c{t}")
+    with pytest.raises(StaleError, match="joints is 0.500 s older than asked for"):
+        made.match(not_before=500 * MS, not_after=700 * MS)
+
+
 def test_an_as_of_source_gives_its_last_value_at_or_before() -> None:
     made = filled()
     made.push("grip", 50 * MS, "closed")

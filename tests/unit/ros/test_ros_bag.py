@@ -167,6 +167,18 @@ def test_damage_in_the_middle_is_an_error_that_names_the_place(tmp_path: Path) -
         list(BagReader.open(tmp_path))
 
 
+def test_one_wrong_byte_in_a_payload_is_noticed(tmp_path: Path) -> None:
+    payload = os.urandom(500)
+    with BagWriter(tmp_path, {}, flush_s=0.0) as writer:
+        for i in range(5):
+            writer.write("/a", "std_msgs/msg/String", payload if i == 2 else os.urandom(500), i)
+    content = bytearray(writer.path.read_bytes())
+    content[content.index(payload[100:150])] ^= 0xFF
+    writer.path.write_bytes(content)
+    with pytest.raises(DataError, match=r"_0000\.mcap: damaged before byte \d+: crc"):
+        list(BagReader.open(tmp_path))
+
+
 def test_what_is_no_bag_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="expected a .mcap file or a folder with some, found none"):
         BagReader.open(tmp_path)
