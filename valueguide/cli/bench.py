@@ -1,4 +1,4 @@
-"""`valueguide bench steering | critic`: measurements with their baselines, as a table and as JSON."""
+"""`valueguide bench steering | critic | ros`: measurements with their baselines, as a table and as JSON."""
 
 from __future__ import annotations
 
@@ -13,21 +13,37 @@ from valueguide.cli.device import add_device_argument, usable_device
 EXAMPLES = """examples:
   valueguide bench steering --json -
   valueguide bench critic --seconds 30 --json critic.json
+  valueguide bench ros --json ros.json                # stages of a decision, gate, executor, images
+  valueguide bench ros --success 10 --json ros.json   # and does the graph succeed as often as eval does?
 """
+
+_SUCCESS_TASKS = ("close_drawer", "pick_can", "press_button")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", choices=("steering", "critic"))
+    parser.add_argument("name", choices=("steering", "critic", "ros"))
     parser.add_argument("--repeats", type=int, default=7, help="timed runs of each small measurement")
     parser.add_argument("--seconds", type=float, default=20.0, help="duration of each learner measurement")
     parser.add_argument("--skip-real-size", action="store_true", help="without the 450 M parameter SmolVLA")
+    parser.add_argument("--episodes", type=int, default=6, help="ros: episodes whose decisions are timed")
+    parser.add_argument(
+        "--success",
+        type=int,
+        default=0,
+        help="ros: episodes of each of three tasks, graph against in-process",
+    )
+    parser.add_argument("--seed", type=int, default=40000, help="ros: of the first initial state")
+    parser.add_argument("--suite", default="wxai-state", help="ros: shipped checkpoints for --success")
     add_device_argument(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure and print one line per figure."""
     device = usable_device(args.device)
-    measured = _steering(args, device) if args.name == "steering" else _critic(args, device)
+    if args.name == "ros":
+        measured = _ros(args)
+    else:
+        measured = _steering(args, device) if args.name == "steering" else _critic(args, device)
     result = {"device": device, **measured}
     for line in _lines(result):
         print(line)
@@ -71,6 +87,53 @@ def _critic(args: argparse.Namespace, device: str) -> dict[str, Any]:
             dataset, "resnet34_film", "cached", 8, args.seconds, device
         )
         out["bytes_per_frame"] = critic.image_bytes(dataset)
+    return out
+
+
+def _ros(args: argparse.Namespace) -> dict[str, Any]:
+    from valueguide.bench import ros
+
+    out: dict[str, Any] = {
+        "gate": ros.gate_reaction(),
+        "executor_100hz": ros.executor_beat(args.seconds),
+        "images": ros.images(),
+        "decisions": ros.decisions(args.episodes),
+    }
+    if args.success:
+        out["success"] = _ros_success(args)
+    return out
+
+
+def _ros_success(args: argparse.Namespace) -> dict[str, Any]:
+    """Base and guided through the whole graph, against the same initial states in one process."""
+    from valueguide.bench import ros
+    from valueguide.cli.suites import resolve_suite
+    from valueguide.evaluation.arms import ArmFactory, ArmSettings
+    from valueguide.evaluation.rollout import rollout
+    from valueguide.evaluation.statistics import paired_difference, wilson
+
+    suite = resolve_suite(args.suite)
+    settings = ArmSettings(shipped(args.suite, "policy"), shipped(args.suite, "critic"))
+    factory = ArmFactory(suite, settings, ("base", "guided"))
+    out: dict[str, Any] = {"tasks": list(_SUCCESS_TASKS), "episodes": args.success, "seed": args.seed}
+    for arm in ("base", "guided"):
+        alone: dict[tuple[str, int], bool] = {}
+        for task in _SUCCESS_TASKS:
+            environment = suite.make(task)
+            for seed in range(args.seed, args.seed + args.success):
+                steerer = factory.build(arm)
+                episode = rollout(environment, steerer, seed, suite.max_steps, sampling_seed=seed)
+                alone[task, seed] = episode.success
+            environment.close()
+        ran = ros.success(_SUCCESS_TASKS, args.success, args.seed, arm, args.suite)
+        graph = dict(zip(alone, ran, strict=True))
+        out[arm] = {
+            "in_process": sum(alone.values()),
+            "graph": sum(ran),
+            "n": len(ran),
+            "graph_wilson95": wilson(sum(ran), len(ran)),
+            "paired": paired_difference(alone, graph),
+        }
     return out
 
 
