@@ -115,7 +115,9 @@ def test_without_anyone_to_wait_for_it_begins_at_once(node, in_ros, bag: Path) -
     listener = in_ros.start(_hear, beat=False)
     assert in_ros(_listening, timeout=60)
     node("replay", bag=str(bag), wait_for="", _namespace="again", _remap={"/clock": "clock"})
-    assert [value for _, value in listener.result(90)["heard"]["command"]] == list(range(STEPS))
+    # What is published before the two have found each other is lost to those that come late.
+    heard = [value for _, value in listener.result(90)["heard"]["command"]]
+    assert heard and heard == list(range(heard[0], STEPS))
 
 
 def _listening() -> bool:
@@ -150,7 +152,7 @@ def _record() -> dict[str, Any]:
     from valueguide_msgs.srv import ResetSim
 
     with Client() as client:
-        client.active("robot", "policy", "executor", "safety_gate", "task", "recorder", timeout=200)
+        client.active("robot", "policy", "executor", "safety_gate", "task", "recorder", timeout=300)
         decisions = client.listen("decision", Decision)
         reset = client.call("reset_sim", ResetSim, ResetSim.Request(task="press_button", seed=3))
         task = client.send_task(instruction=reset.instruction, time_limit_s=5.0)
@@ -169,13 +171,14 @@ def _replayed(count: int) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_todays_policy_answers_the_requests_of_a_recorded_run(launched, in_ros, tmp_path: Path) -> None:
     light = {"policy": "wxai-state", "critic": "wxai-state"}
     graph = launched("sim.launch.py", record=tmp_path / "out", **light)
-    recorded = in_ros(_record, timeout=300)
+    recorded = in_ros(_record, timeout=400)
     assert len(recorded["requests"]) > 3
     assert graph.stop()["recorder-9"] == 0
     launched("replay.launch.py", bag=tmp_path / "out" / "bag", k=4, **light)
-    replayed = in_ros(_replayed, timeout=300, count=len(recorded["requests"]))
+    replayed = in_ros(_replayed, timeout=400, count=len(recorded["requests"]))
     assert set(replayed["requests"]) <= set(recorded["requests"])
     assert set(replayed["k"]) == {4}

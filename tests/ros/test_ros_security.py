@@ -54,7 +54,7 @@ def _used(nodes: list[str]) -> dict[str, dict[str, list[str]]]:
     from ros_client import Client
 
     with Client() as client:
-        client.active(*nodes, timeout=200)
+        client.active(*nodes, timeout=300)
         client.spin(1.0)
         asked = {
             "publish": client.node.get_publisher_names_and_types_by_node,
@@ -74,10 +74,11 @@ def _patterns(profile: Any, rule: str) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_every_node_of_the_graph_keeps_within_its_policy(launched, in_ros, tmp_path: Path) -> None:
     light = {"policy": "wxai-state", "critic": "wxai-state"}
     graph = launched("sim.launch.py", composed=False, record=tmp_path / "bags", **light)
-    used = in_ros(_used, timeout=240, nodes=[*GRAPH, "recorder"])
+    used = in_ros(_used, timeout=400, nodes=[*GRAPH, "recorder"])
     assert not graph.died()
     tree = etree.parse(str(POLICY))
     tree.xinclude()
