@@ -9,10 +9,8 @@ On failure the output of every node that the test started is shown.
 
 from __future__ import annotations
 
-import fcntl
 import inspect
 import json
-import os
 import random
 import subprocess
 import sys
@@ -44,13 +42,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 @pytest.fixture(scope="session")
 def ros_workspace() -> Path:
     """The built workspace's install folder; builds it first when it is missing or out of date."""
-    lock = os.open(workspace.WORKSPACE, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # several test sessions must not build into one folder
-        if not workspace.is_built():
-            workspace.build(quiet=True)
-    finally:
-        os.close(lock)
+    if not workspace.is_built():
+        workspace.build(quiet=True)
     return workspace.INSTALL
 
 

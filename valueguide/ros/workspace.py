@@ -6,6 +6,7 @@ Works on a ROS 2 from PyPI wheels (the interpreter's own environment holds it) a
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -50,15 +51,23 @@ def build_command(wheels: bool) -> list[str]:
 
 
 def build(quiet: bool = False) -> None:
-    """Build all packages into ros_ws/install. Raises EnvironmentSetupError naming the tool or the log."""
+    """Build all packages into ros_ws/install; of several processes, one at a time.
+
+    Raises EnvironmentSetupError naming the tool or the log.
+    """
     environment = build_environment()
     for tool, remedy in (("colcon", "uv sync"), ("cmake", "apt install cmake"), ("cc", "apt install gcc")):
         if shutil.which(tool, path=environment["PATH"]) is None:
             raise EnvironmentSetupError(f"ros build: expected the program {tool}, found none. Try: {remedy}")
     log = subprocess.PIPE if quiet else None
-    result = subprocess.run(
-        build_command(on_wheels()), cwd=WORKSPACE, env=environment, stdout=log, stderr=log, text=True
-    )
+    lock = os.open(WORKSPACE, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        result = subprocess.run(
+            build_command(on_wheels()), cwd=WORKSPACE, env=environment, stdout=log, stderr=log, text=True
+        )
+    finally:
+        os.close(lock)
     if result.returncode:
         tail = " ".join((result.stderr or "").split()[-60:])
         raise EnvironmentSetupError(f"ros build: colcon ended with {result.returncode}. {tail}".rstrip())
