@@ -173,7 +173,7 @@ class SafetyGateNode(VgNode):
         from valueguide_nodes.trajectory import to_hold, to_trajectory
 
         if verdict.kind is Kind.MOVE:
-            arm, hand = to_trajectory(self.robot, verdict.values, self.stamp(), 1.0 / self.robot.rate_hz)
+            arm, hand = to_trajectory(self.robot, verdict.values, None, 1.0 / self.robot.rate_hz)
         elif self.gate.measured is None:
             return
         else:
