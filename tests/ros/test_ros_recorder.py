@@ -29,7 +29,7 @@ from valueguide.types import Episode
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "ros"))
 from ros_episodes import PERIOD, ROBOT, START, assert_same_episode, make_episode
 
-pytestmark = pytest.mark.ros
+pytestmark = [pytest.mark.ros, pytest.mark.timeout(600)]
 
 
 @pytest.fixture
@@ -56,11 +56,17 @@ def _script(folder: Path, episodes: list[Episode], skip: tuple[tuple[int, str], 
 
 
 def _play(
-    script: str, namespace: str = "", rate: float = 1.0, progress: str = "", stored: int = -1
+    script: str,
+    namespace: str = "",
+    rate: float = 1.0,
+    progress: str = "",
+    stored: int = -1,
+    failed: bool = False,
 ) -> dict[str, str]:
     """Publish the script's bytes at its pace with /clock, to a recorder that is active.
 
     progress: a file that gets each stamp. stored: wait until so many episodes are stored or dropped.
+    failed: wait for the error state.
     Returns the recorder's last diagnostics.
     """
     import importlib
@@ -104,6 +110,8 @@ def _play(
                 lambda: int(facts.get("episodes", 0)) + int(facts.get("dropped", 0)) >= stored,
                 f"{stored} episodes in {facts}",
             )
+        if failed:
+            client.until(lambda: "No space" in facts.get("message", ""), f"error in {facts}")
     return facts
 
 
@@ -135,6 +143,7 @@ def _episodes() -> list[Episode]:
     ]
 
 
+@pytest.mark.slow
 def test_live_dataset_is_that_of_the_bag(
     node: Callable[..., Any], in_ros: Any, tmp_path: Path, robot_file: str
 ) -> None:
@@ -160,6 +169,7 @@ def test_live_dataset_is_that_of_the_bag(
     assert report["topics"]["/left/command"]["count"] > 20
 
 
+@pytest.mark.slow
 @pytest.mark.faults
 def test_kill_9_keeps_all_but_the_last_second(
     node: Callable[..., Any], in_ros: Any, tmp_path: Path, robot_file: str
@@ -211,6 +221,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.faults
 @pytest.mark.parametrize("what", ["bag", "dataset"])
 def test_a_full_disk_fails_the_episode_and_spares_those_before(
@@ -226,7 +237,7 @@ def test_a_full_disk_fails_the_episode_and_spares_those_before(
         (small_disk / "dataset").symlink_to(dataset)
     settings = {"robot": robot_file, "out": str(small_disk), "use_sim_time": True}
     recorder = node("recorder", bag=what == "bag", **settings)
-    player = in_ros.start(_play, script=script)
+    player = in_ros.start(_play, script=script, failed=True)
     _until(lambda: (dataset / "meta" / "info.json").exists() and _count(dataset) == 1, "first episode")
     free = os.statvfs(small_disk)
     with open(small_disk / "filler", "wb") as filler, contextlib.suppress(OSError):

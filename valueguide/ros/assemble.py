@@ -106,25 +106,32 @@ class EpisodeAssembler:
         except DataError as error:
             done += self._drop(error)
         for episode in list(self._running):
-            try:
-                self._take_due(episode, received_ns)
-                finished = self._finished(episode, received_ns)
-            except DataError as error:
-                self._forget(episode)
-                done.append(DataError(f"episode {episode.number} dropped: {error}"))
-                continue
-            if finished is not None:
-                self._forget(episode)
-                done.append(finished)
+            self._advance(episode, received_ns, done)
         return done
 
     def drop(self, reason: str) -> Sequence[DataError]:
         """Give up what is under way, e.g. because messages were lost; one line for each episode."""
         return self._drop(DataError(reason))
 
-    def close(self) -> Sequence[DataError]:
-        """No more messages: what is not complete is dropped."""
-        return self.drop("the recording ended before the episode did")
+    def close(self) -> Sequence[Episode | DataError]:
+        """No more messages: an episode whose end was told is finished, any other is dropped."""
+        done: list[Episode | DataError] = []
+        for episode in [e for e in self._running if e.end is not None]:
+            self._advance(episode, _NEVER, done)
+        return [*done, *self.drop("the recording ended before the episode did")]
+
+    def _advance(self, episode: _Running, now: int, done: list[Episode | DataError]) -> None:
+        """Take the steps that are due, and finish the episode if nothing of it can still arrive."""
+        try:
+            self._take_due(episode, now)
+            finished = self._finished(episode, now)
+        except DataError as error:
+            self._forget(episode)
+            done.append(DataError(f"episode {episode.number} dropped: {error}"))
+            return
+        if finished is not None:
+            self._forget(episode)
+            done.append(finished)
 
     def _drop(self, error: DataError) -> list[DataError]:
         dropped = [DataError(f"episode {episode.number} dropped: {error}") for episode in self._running]

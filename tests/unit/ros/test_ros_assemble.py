@@ -277,6 +277,17 @@ def test_what_is_under_way_at_the_end_is_dropped() -> None:
     assert not assembler.recording
 
 
+def test_an_episode_whose_end_was_told_is_finished_at_the_end() -> None:
+    assembler, episode = EpisodeAssembler(ROBOT), make_episode(1, "PPHH-P")
+    assert not feed(arrivals(episode_messages(ROBOT, episode, 7)[:-1]), assembler)
+    (found,) = assembler.close()
+    assert isinstance(found, Episode)
+    assert_same_episode(found, episode)
+    late = [e for e in _messages()[:-1] if not (e.role == "pose" and e.stamp > START + 2 * PERIOD)]
+    assert not feed(arrivals(late), assembler := EpisodeAssembler(ROBOT))
+    assert "no observation after the last action" in _dropped(list(assembler.close()))
+
+
 def test_an_episode_that_was_already_running_is_dropped() -> None:
     messages = arrivals(_messages("P" * 12))
     late = [(e, at if e.role != "task" else at + 7 * PERIOD) for e, at in messages]

@@ -114,11 +114,17 @@ class RecorderNode(VgNode):
         if self.assembler is None or self.stores is None or not topic.role:
             return
         for result in self.assembler.feed(topic.role, deserialize_message(raw, kind), received):
-            if isinstance(result, DataError):
-                self.drop(str(result))
-            elif not self.stores.put(result):
+            if not self.keep(result):
                 self.check()
-                self.drop(f"episode {result.metadata['episode_id']} dropped: dataset: the disk is too slow")
+
+    def keep(self, result: Episode | DataError) -> bool:
+        """Queue an episode for the dataset; False when that takes none."""
+        queued = isinstance(result, Episode) and self.stores is not None and self.stores.put(result)
+        if isinstance(result, DataError):
+            self.drop(str(result))
+        elif not queued:
+            self.drop(f"episode {result.metadata['episode_id']} dropped: dataset: not written in time")
+        return queued or isinstance(result, DataError)
 
     def save(self, episode: Episode) -> None:
         """On the dataset's thread."""
@@ -157,7 +163,8 @@ class RecorderNode(VgNode):
         self.destroy_timer(self.timer)
         for subscription in self.listening:
             self.destroy_subscription(subscription)
-        self.drop_running("the recording ended before the episode did")
+        for result in self.assembler.close() if self.assembler else ():
+            self.keep(result)
         self.close()
 
     def close(self) -> None:
