@@ -61,12 +61,12 @@ def _play(
     rate: float = 1.0,
     progress: str = "",
     stored: int = -1,
-    failed: bool = False,
+    pause: str = "",
 ) -> dict[str, str]:
     """Publish the script's bytes at its pace with /clock, to a recorder that is active.
 
     progress: a file that gets each stamp. stored: wait until so many episodes are stored or dropped.
-    failed: wait for the error state.
+    pause: after 5 s simulated time stands still until this file exists, and the end is an error state.
     Returns the recorder's last diagnostics.
     """
     import importlib
@@ -96,6 +96,9 @@ def _play(
         clock = client.publisher("/clock", Clock)
         first, began = messages[0].log_ns, time.monotonic()
         for message in messages:
+            if pause and message.log_ns > first + 5_000_000_000 and not Path(pause).exists():
+                client.until(Path(pause).exists, f"file {pause}", timeout=120.0)
+                began = time.monotonic() - (message.log_ns - first) / 1e9 / rate
             while (now := first + (time.monotonic() - began) * 1e9 * rate) < message.log_ns:
                 tick = Clock()
                 tick.clock.sec, tick.clock.nanosec = divmod(int(now), 1_000_000_000)
@@ -110,7 +113,7 @@ def _play(
                 lambda: int(facts.get("episodes", 0)) + int(facts.get("dropped", 0)) >= stored,
                 f"{stored} episodes in {facts}",
             )
-        if failed:
+        if pause:
             client.until(lambda: "No space" in facts.get("message", ""), f"error in {facts}")
     return facts
 
@@ -174,7 +177,7 @@ def test_live_dataset_is_that_of_the_bag(
 def test_kill_9_keeps_all_but_the_last_second(
     node: Callable[..., Any], in_ros: Any, tmp_path: Path, robot_file: str
 ) -> None:
-    episodes = [make_episode(1, "PPPHP"), make_episode(2, "P" * 100, start=START + 25 * PERIOD)]
+    episodes = [make_episode(1, "PPPHP"), make_episode(2, "P" * 400, start=START + 25 * PERIOD)]
     script = _script(tmp_path / "script", episodes)
     out = tmp_path / "out"
     settings = {"robot": robot_file, "out": str(out), "use_sim_time": True}
@@ -237,12 +240,14 @@ def test_a_full_disk_fails_the_episode_and_spares_those_before(
         (small_disk / "dataset").symlink_to(dataset)
     settings = {"robot": robot_file, "out": str(small_disk), "use_sim_time": True}
     recorder = node("recorder", bag=what == "bag", **settings)
-    player = in_ros.start(_play, script=script, failed=True)
+    full = tmp_path / "full"
+    player = in_ros.start(_play, script=script, pause=str(full))
     _until(lambda: (dataset / "meta" / "info.json").exists() and _count(dataset) == 1, "first episode")
     free = os.statvfs(small_disk)
     with open(small_disk / "filler", "wb") as filler, contextlib.suppress(OSError):
         filler.write(bytes(free.f_bavail * free.f_frsize))
-    player.result()
+    full.touch()
+    player.result(240)
     name = r"_0000.mcap: bag not written" if what == "bag" else f"{dataset}: episode not stored"
     _until(lambda: name in recorder.log("recorder-1"), "line about the full disk")
     log = recorder.log("recorder-1")
@@ -250,6 +255,7 @@ def test_a_full_disk_fails_the_episode_and_spares_those_before(
     assert in_ros(_silent)
     assert recorder.named("recorder").poll() is None
     (small_disk / "filler").unlink()
+    in_ros(_recover)
     recorder.stop()
     kept = EpisodeDataset.open(dataset)
     assert kept.episodes == 1
@@ -281,6 +287,19 @@ def _silent() -> bool:
         return not [beat for beat in beats if beat.node == "/recorder"]
 
 
+def _recover() -> None:
+    """With room again, configuring and activating is all that it takes."""
+    from lifecycle_msgs.msg import Transition
+    from lifecycle_msgs.srv import ChangeState
+    from ros_client import Client
+
+    with Client() as client:
+        for number in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
+            request = ChangeState.Request(transition=Transition(id=number))
+            assert client.call("recorder/change_state", ChangeState, request).success
+        client.active("recorder")
+
+
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
@@ -305,7 +324,7 @@ def _count(dataset: Path) -> int:
     return 0
 
 
-def _until(condition: Callable[[], Any], what: str, timeout: float = 30.0) -> None:
+def _until(condition: Callable[[], Any], what: str, timeout: float = 120.0) -> None:
     limit = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < limit, f"no {what} within {timeout} s"
