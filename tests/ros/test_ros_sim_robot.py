@@ -230,7 +230,7 @@ def _during(client: Any, heard: dict[str, list], *faults: dict, seconds: float =
     client.until(lambda: len(clock) >= 15, "clock")  # what was under way has arrived
     for messages in heard.values():
         messages.clear()
-    client.until(lambda: len(clock) >= seconds * 120, "simulated time")
+    client.until(lambda: len(clock) >= seconds * 60, "simulated time")
 
 
 def _late(client: Any, heard: dict[str, list], topic: str) -> float:

@@ -50,6 +50,9 @@ class SimRobotNode(VgNode):
         Param("wording", "train", "instructions: train or held_out"),
         Param("privileged", True, "publish environment_state"),
         Param("camera_hz", 30.0, "pictures per simulated second of each camera", 0.1, 120.0),
+        Param(
+            "state_hz", 60.0, "clock and states per simulated second; every tick (120) at most", 1.0, 200.0
+        ),
         Param("image_size", 0, "width and height of pictures; 0: as in the robot's description", 0, 480),
         Param("speed", 1.0, "simulated seconds per second of wall time", 0.05, 20.0, fixed=False),
         Param("faults", "", "JSON list of faults, see sim/faults.py", fixed=False),
@@ -57,6 +60,7 @@ class SimRobotNode(VgNode):
 
     _robot: SimRobot | None = None
     _pace_timer: Any = None
+    _next_state = 0.0
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,7 +80,7 @@ class SimRobotNode(VgNode):
             self.create_service(ResetSim, "reset_sim", self._on_reset)
             self.add_on_set_parameters_callback(self._on_parameters)
         self.create_subscription(Command, self._config.output.topic, self.guarded(self._on_command), RELIABLE)
-        self._leap_ns, self._next_picture, self._judged = 0, 0, -1
+        self._leap_ns, self._next_picture, self._next_state, self._judged = 0, 0, 0.0, -1
         self._commanded_ns = self._robot.time_ns
         self._refused, self._refusal = 0, ""
         self._robot.reset(self.param("task"), self.param("seed"))
@@ -213,8 +217,11 @@ class SimRobotNode(VgNode):
     def _publish(self, pictures: bool) -> None:
         """Everything at this instant. Clock first, so that nobody sees a stamp from the future."""
         stamp, now = self.stamp(), self._robot.time_ns / 1e9
-        self._clock_out.publish(Clock(clock=stamp))
-        self._queue_state(stamp, now)
+        if pictures or self._robot.time_ns >= self._next_state:
+            # Half a tick early rather than a whole one late: ticks are no divisor of most rates.
+            self._next_state = self._robot.time_ns + 1e9 / self.param("state_hz") - 4e6
+            self._clock_out.publish(Clock(clock=stamp))
+            self._queue_state(stamp, now)
         if pictures:
             period = 1e9 / self.param("camera_hz")
             self._next_picture = round((self._robot.time_ns // period + 1) * period)
