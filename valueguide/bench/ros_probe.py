@@ -34,13 +34,13 @@ class Probe:
         while not (found := condition()):
             if time.monotonic() > limit:
                 raise TimeoutError(f"no {what} within {timeout:.0f} s")
-            self._executor.spin_once(timeout_sec=0.002)
+            self._executor.spin_once(timeout_sec=0.05)
         return found
 
     def spin(self, seconds: float) -> None:
         limit = time.monotonic() + seconds
         while time.monotonic() < limit:
-            self._executor.spin_once(timeout_sec=0.002)
+            self._executor.spin_once(timeout_sec=0.05)
 
     def listen(self, topic: str, kind: Any, qos: Any = 50) -> list[tuple[float, Any]]:
         """Messages with the time of their arrival."""

@@ -175,8 +175,13 @@ def _plan_column(dataset: EpisodeDataset, name: str) -> NDArray[Any]:
 
 def _plan_starts(dataset: EpisodeDataset) -> NDArray[np.bool_]:
     """Where a plan starts, and every frame that belongs to none."""
+    # With prefetch a plan's first steps were committed before it was made, so its first executed step is
+    # not its step 0: a plan starts where another chunk, or another episode, ended.
     chunk_id = _plan_column(dataset, "vg.chunk_id")
-    return (_plan_column(dataset, "vg.chunk_step") == 0) | (chunk_id < 0)
+    starts = np.ones(len(chunk_id), bool)
+    starts[1:] = chunk_id[1:] != chunk_id[:-1]
+    starts[np.asarray(dataset.episode_start)] = True
+    return starts | (chunk_id < 0)
 
 
 def _start_frames(

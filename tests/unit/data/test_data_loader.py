@@ -165,6 +165,18 @@ def test_only_replans_starts_at_plans_and_stays_within_them(tmp_path):
     assert set(loader.batch(0).index) <= {0, 2, 4, 5}
 
 
+def test_a_prefetched_plan_starts_after_its_committed_steps(tmp_path):
+    """With prefetch a plan's first executed step is its step 1: it starts there all the same."""
+    episode = make_episode(0, 6, "limit")
+    for number, step in enumerate(episode.steps):
+        step.source, step.intervention = "policy", False
+        step.chunk_id, step.chunk_step = number // 3, 1 + number % 3
+    with EpisodeWriter(tmp_path, SPEC) as writer:
+        writer.save(episode)
+    loader = ChunkLoader(EpisodeDataset.open(tmp_path), 4, gamma=0.5, only_replans=True)
+    np.testing.assert_array_equal(loader.starts, [0, 3])
+
+
 def test_interrupted_cache_build_is_not_taken_for_finished(dataset, tmp_path, monkeypatch):
     image = EpisodeDataset.image
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import deque
@@ -13,6 +14,8 @@ from valueguide.errors import DataError
 from valueguide.execution.sync import StaleError
 from valueguide.ros.observe import ObservationBuilder
 from valueguide.types import Observation
+
+_SWITCH_S = 0.0002
 
 
 class Planner:
@@ -34,6 +37,9 @@ class Planner:
         self._jobs: deque[Any] = deque()
         self._running = True
         self.stale = ""
+        # A model gives the interpreter lock away thousands of times in a decision; at the default of 5 ms it
+        # would wait that long for it whenever a message is being received.
+        sys.setswitchinterval(_SWITCH_S)
         self._thread = threading.Thread(target=self._loop, daemon=True, name="planner")
         self._thread.start()
 
