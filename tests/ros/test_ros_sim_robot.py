@@ -118,7 +118,7 @@ def test_it_measures_and_resets(node, in_ros) -> None:
         assert clock[0] - 1e9 < stamps[0] and stamps[-1] < clock[-1] + 1e9, topic
     both = {*got["stamps"]["front/image"]} & {*got["stamps"]["wrist/image"]}
     assert len(both) >= 15  # the cameras see the same instant
-    assert np.median(np.diff(got["stamps"]["joint_states"])) <= 10e6
+    assert np.median(np.diff(got["stamps"]["joint_states"])) <= 17e6  # 60 a second
     assert np.diff(got["stamps"]["front/image"]).mean() == pytest.approx(50e6, rel=0.2)
     assert np.diff(got["stamps"]["sim_truth"]).mean() == pytest.approx(100e6, rel=0.05)
     assert got["picture"] == ["rgb8", 128, 128, 384, 128 * 128 * 3] and 20 < got["grey"] < 235
@@ -341,10 +341,14 @@ def _speed() -> dict[str, Any]:
     from diagnostic_msgs.msg import DiagnosticArray
     from ros_client import Client
     from rosgraph_msgs.msg import Clock
+    from sensor_msgs.msg import Image
 
     with Client() as client:
         client.active("robot")
         clock = client.listen("/clock", Clock)
+        # Pictures are only made for somebody, and no machine makes 1200 a second.
+        for camera in ("front", "wrist"):
+            client.listen(f"{camera}/image", Image)
 
         def factor(speed: float) -> float:
             assert _set(client, speed=speed) == ""
