@@ -5,8 +5,8 @@ Included by sim.launch.py and robot.launch.py. Start it alone beside a robot tha
 
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument
-from launch.conditions import IfCondition, UnlessCondition
-from launch.substitutions import LaunchConfiguration, NotEqualsSubstitution
+from launch.conditions import IfCondition
+from launch.substitutions import EqualsSubstitution, LaunchConfiguration, NotEqualsSubstitution
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
@@ -36,7 +36,8 @@ def node(executable, condition=None, **parameters):
 
 
 def generate_launch_description():
-    composed = LaunchConfiguration("composed")
+    together = IfCondition(EqualsSubstitution(LaunchConfiguration("composed"), "true"))
+    apart = IfCondition(EqualsSubstitution(LaunchConfiguration("composed"), "false"))
     sampling = {"policy": value("policy"), "k": value("k", int)}
     scoring = {
         "critic": value("critic"),
@@ -79,8 +80,8 @@ def generate_launch_description():
             DeclareLaunchArgument(
                 "composed",
                 default_value="true",
-                choices=BOOLEANS,
-                description="policy and re-ranker in one process",
+                choices=[*BOOLEANS, "elsewhere"],
+                description="policy and re-ranker in one process, in two, or on another computer",
             ),
             DeclareLaunchArgument(
                 "prefetch",
@@ -97,9 +98,9 @@ def generate_launch_description():
             DeclareLaunchArgument(
                 "use_sim_time", default_value="false", choices=BOOLEANS, description="time from /clock"
             ),
-            node("policy", IfCondition(composed), rerank="inline", **sampling, **scoring),
-            node("policy", UnlessCondition(composed), rerank="remote", **sampling, **scoring),
-            node("reranker", UnlessCondition(composed), **scoring),
+            node("policy", together, rerank="inline", **sampling, **scoring),
+            node("policy", apart, rerank="remote", **sampling, **scoring),
+            node("reranker", apart, **scoring),
             node("executor", prefetch=value("prefetch", bool), execute=value("execute", int)),
             node("safety_gate"),
             node("task", mode=value("mode")),

@@ -13,7 +13,13 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.ros, pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [
+    pytest.mark.ros,
+    pytest.mark.slow,
+    pytest.mark.faults,
+    pytest.mark.graph_faults,
+    pytest.mark.timeout(400),
+]
 
 STATE = {"policy": "wxai-state", "critic": "wxai-state"}
 NODES = ["robot", "policy", "executor", "safety_gate", "task", "progress", "teleop"]
@@ -37,7 +43,7 @@ class Graph:
         self.safety = client.listen("safety_state", SafetyState)
         self.executor = client.listen("executor_state", ExecutorState)
 
-    def begin(self, task: str = "pick_can", seed: int = 3, **goal: Any) -> Any:
+    def begin(self, task: str = "stack_cubes", seed: int = 3, **goal: Any) -> Any:
         """Start an episode and wait until it moves."""
         from valueguide_msgs.srv import ResetSim
 

@@ -139,6 +139,10 @@ def test_composed_or_apart(plan) -> None:
     assert _parameters(apart[1])["rerank"] == "remote"
 
 
+def test_models_may_run_on_another_computer(plan) -> None:
+    assert _names(plan("sim.launch.py", composed="elsewhere")) == ["robot", *GRAPH[1:]]
+
+
 @pytest.mark.parametrize(
     ("robot", "program", "sim_time"),
     [("wxai", "wxai_robot", False), ("sim", "sim_robot", True), ("ur5e", "", False), ("franka", "", False)],
