@@ -191,7 +191,7 @@ def _sensors(nodes: list[str]) -> dict[str, Any]:
             episode("frozen camera", pictures, halts)
             episode("5 % of images dropped", '[{"kind": "drop_images", "probability": 0.05}]', goes_on)
             episode("images 100 ms late", '[{"kind": "delay_images", "seconds": 0.1}]', goes_on)
-        episode("joint states silent", '[{"kind": "silent_joint_states", "duration": 1.0}]', halts)
+        episode("joint states silent", '[{"kind": "silent_joint_states", "duration": 4.0}]', halts)
         episode("clock jumps back", '[{"kind": "clock_jump", "seconds": -5}]', clock)
         episode("clock jumps ahead", '[{"kind": "clock_jump", "seconds": 5}]', clock)
 
