@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.ros,
     pytest.mark.slow,
     pytest.mark.faults,
-    pytest.mark.graph_faults,
+    pytest.mark.whole_graph,
     pytest.mark.timeout(400),
 ]
 

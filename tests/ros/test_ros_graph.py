@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.ros
+pytestmark = [pytest.mark.ros, pytest.mark.slow, pytest.mark.whole_graph]
 
 STATE = {"policy": "wxai-state", "critic": "wxai-state"}
 NODES = ["robot", "policy", "executor", "safety_gate", "task", "progress", "teleop"]
@@ -53,7 +53,6 @@ def _episodes(plan: list[dict[str, Any]], nodes: list[str], limit: float) -> lis
     return out
 
 
-@pytest.mark.slow
 def test_three_tasks_run_to_success_base_and_guided(launched, in_ros) -> None:
     launched("sim.launch.py", task="press_button", **STATE)
     plan = [
