@@ -226,6 +226,7 @@ def _both() -> dict[str, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.whole_graph
 def test_two_namespaces_do_not_hear_each_other(launched, in_ros) -> None:
     # Two policies would take long to load; without one the rest of the graph is up all the same.
     launched("sim.launch.py", namespace="a", policy="/not/there")

@@ -172,6 +172,7 @@ def _replayed(count: int) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.whole_graph
 @pytest.mark.timeout(900)
 def test_todays_policy_answers_the_requests_of_a_recorded_run(launched, in_ros, tmp_path: Path) -> None:
     light = {"policy": "wxai-state", "critic": "wxai-state"}

@@ -74,6 +74,7 @@ def _patterns(profile: Any, rule: str) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.whole_graph
 @pytest.mark.timeout(600)
 def test_every_node_of_the_graph_keeps_within_its_policy(launched, in_ros, tmp_path: Path) -> None:
     light = {"policy": "wxai-state", "critic": "wxai-state"}
