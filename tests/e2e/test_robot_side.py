@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,10 +24,17 @@ IMPORTS = (
 
 def robot_side(*command: str) -> subprocess.CompletedProcess[str]:
     """Runs python in a fresh environment that holds valueguide's core dependencies and nothing more."""
-    uv = shutil.which("uv")
-    if uv is None:
-        pytest.skip("no uv on PATH")
-    line = [uv, "run", "--no-project", "--isolated", "--python", "3.12", "--with-editable", str(ROOT)]
+    # `uv run` names its own program in UV.
+    line = [
+        os.environ.get("UV", "uv"),
+        "run",
+        "--no-project",
+        "--isolated",
+        "--python",
+        "3.12",
+        "--with-editable",
+        str(ROOT),
+    ]
     line += ["--with", "numpy==1.26.4", "--with", "pytest==8.4.2", "--with", "hypothesis==6.140.2"]
     line += ["--with", "pytest-timeout==2.4.0", "python", *command]
     environment = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "PYTHONPATH")}

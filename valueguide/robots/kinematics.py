@@ -63,7 +63,7 @@ class Chain:
     @staticmethod
     def of(axes: Any, origins: Any, roll_pitch_yaw: Any, tool: Sequence[float], low: Any, high: Any) -> Chain:
         """From tables as a URDF has them. tool: metres, then axis times angle (6,)."""
-        turns = np.stack([_turn(*angles) for angles in roll_pitch_yaw])
+        turns = np.stack([rotation_of_rpy(*angles) for angles in roll_pitch_yaw])
         return Chain(
             np.asarray(axes, np.float64),
             np.asarray(origins, np.float64),
@@ -109,20 +109,21 @@ class Chain:
             position = position + rotation @ self.origins[i]
             rotation = rotation @ self.turns[i]
             places[i], directions[i] = position, rotation @ self.axes[i]
-            rotation = rotation @ _about(self.axes[i], angle)
+            rotation = rotation @ about(self.axes[i], angle)
         tip = position + rotation @ self.tool.position
         jacobian = np.vstack([np.cross(directions, tip - places).T, directions.T])
         return Pose(tip, rotation @ self.tool.rotation), jacobian
 
 
-def _turn(roll: float, pitch: float, yaw: float) -> Array:
-    """Rotation (3, 3) of a URDF's rpy: about the fixed x, then y, then z."""
+def rotation_of_rpy(roll: float, pitch: float, yaw: float) -> Array:
+    """Rotation (3, 3) of a URDF's rpy, radians: about the fixed x, then y, then z."""
     x, y, z = np.eye(3)
-    return _about(z, yaw) @ _about(y, pitch) @ _about(x, roll)
+    return about(z, yaw) @ about(y, pitch) @ about(x, roll)
 
 
-def _about(axis: Array, angle: float) -> Array:
-    """Rotation (3, 3) about a unit vector."""
+def about(axis: Array, angle: Any) -> Array:
+    """Rotation about a unit vector (3,) by radians: (3, 3), or (n, 3, 3) for angles (n,). Rodrigues' formula."""
     x, y, z = axis
     cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
-    return np.eye(3) + np.sin(angle) * cross + (1.0 - np.cos(angle)) * (cross @ cross)
+    sine, cosine = (np.asarray(f(angle))[..., None, None] for f in (np.sin, np.cos))
+    return np.eye(3) + sine * cross + (1.0 - cosine) * (cross @ cross)

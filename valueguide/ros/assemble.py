@@ -25,9 +25,9 @@ from valueguide.ros.episodes import Ending, Plans, Taken, build_episode
 from valueguide.ros.messages import stamp_ns
 from valueguide.ros.observe import COMMAND, PRIVILEGED, ObservationBuilder, observation_topics
 from valueguide.ros.topics import CANDIDATES, CHUNK, DECISION, SAFETY, TASK
+from valueguide.safety.gate import Kind
 from valueguide.types import Episode, Observation
 
-_MOVE, _HOLD, _STOP = 0, 1, 2
 #: Part of a control period after which the next observation counts as the successor: stamps jitter.
 _PERIOD_OVER = 0.95
 _NEVER = 2**63 - 1
@@ -202,7 +202,7 @@ class EpisodeAssembler:
     def _on_command(self, episode: _Running, stamp: int, message: Any) -> None:
         if not episode.start <= stamp <= episode.until:
             return
-        if message.kind == _MOVE:
+        if message.kind == Kind.MOVE:
             if stamp <= episode.last_move:
                 raise DataError(
                     f"command {message.sequence}: its stamp is {(episode.last_move - stamp) / 1e9:.3f} s "
@@ -210,9 +210,9 @@ class EpisodeAssembler:
                 )
             episode.last_move = stamp
             episode.waiting.append((stamp, message))
-        elif message.kind == _HOLD:
+        elif message.kind == Kind.HOLD:
             episode.held.append((stamp, message))
-        elif message.kind == _STOP:
+        elif message.kind == Kind.STOP:
             episode.stop_ns = stamp
 
     # Steps, as soon as nothing that arrives can change them any more.

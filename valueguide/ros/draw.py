@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from valueguide.drawing import draw_candidates, draw_scores
-from valueguide.ros.kinematics import Chain
+from valueguide.ros.urdf import UrdfChain
 from valueguide.safety.limits import ActionKind
 from valueguide.types import Float32, UInt8
 
@@ -58,7 +58,7 @@ class Status:
 
 
 def hand_paths(
-    actions: Float32, kind: ActionKind, start: Float32 | None, chain: Chain | None
+    actions: Float32, kind: ActionKind, start: Float32 | None, chain: UrdfChain | None
 ) -> list[Float32] | None:
     """Where each candidate would take the hand: K arrays (n, 3), metres, frame of `start` or of the chain.
 

@@ -27,6 +27,7 @@ from valueguide.ros.definitions import definition
 from valueguide.ros.observe import COMMAND, JOINTS, POSE, PRIVILEGED
 from valueguide.ros.recording import bag_facts
 from valueguide.ros.topics import CANDIDATES, CHUNK, DECISION, SAFETY, TASK, recorded_topics, resolve
+from valueguide.safety.gate import Kind
 from valueguide.types import Episode, Observation, Step, UInt8
 
 
@@ -254,7 +255,9 @@ def _earlier_grip(robot: RobotConfig, episode: Episode) -> Outgoing | None:
         return None
     values = [0.0] * (len(robot.action.names) - 1)
     values.append(float(first.state[robot.state.index("gripper_command")]))
-    message = Record(kind=0, names=list(robot.action.names), values=values, source="policy", sequence=-1)
+    message = Record(
+        kind=int(Kind.MOVE), names=list(robot.action.names), values=values, source="policy", sequence=-1
+    )
     message.chunk_id, message.chunk_step, message.reason = -1, 0, ""
     stamp = max(0, first.stamp_ns - 1)
     return Outgoing(COMMAND, _stamped(message, stamp), stamp)
@@ -262,7 +265,7 @@ def _earlier_grip(robot: RobotConfig, episode: Episode) -> Outgoing | None:
 
 def _command(robot: RobotConfig, step: Step, sequence: int, stamp: int) -> Record:
     message = Record(
-        kind=0,
+        kind=int(Kind.MOVE),
         names=list(robot.action.names),
         values=[float(v) for v in step.action],
         source=step.source,

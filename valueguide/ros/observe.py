@@ -12,6 +12,7 @@ from valueguide.config.robot import RobotConfig
 from valueguide.errors import DataError
 from valueguide.execution.sync import Match, ObservationSync, StaleError
 from valueguide.ros.messages import JointReader, image_from, position_from, stamp_ns, yaw_from
+from valueguide.safety.gate import Kind
 from valueguide.types import Float32, Observation
 
 #: Roles of topics. Cameras are `camera/<name>`.
@@ -81,7 +82,7 @@ class ObservationBuilder:
     def push(self, role: str, message: Any, received_ns: int = 0) -> None:
         """A message. received_ns: stands in for the stamp of messages that have none."""
         if role == COMMAND:
-            if message.kind == 0 and len(message.values):
+            if message.kind == Kind.MOVE and len(message.values):
                 self._sync.push(COMMAND, stamp_ns(message), float(message.values[-1]))
         elif role == PRIVILEGED:
             self._sync.push(PRIVILEGED, received_ns, np.asarray(message.data, np.float32))

@@ -7,7 +7,7 @@ import pytest
 
 from valueguide.drawing import score_colors
 from valueguide.ros.draw import Plan, Status, annotate, hand_paths
-from valueguide.ros.kinematics import Chain
+from valueguide.ros.urdf import UrdfChain
 
 FRAME = np.full((60, 80, 3), 90, np.uint8)
 
@@ -40,7 +40,7 @@ def test_joint_targets_go_through_the_chain() -> None:
       <origin xyz="1 0 0"/></joint></robot>"""
     actions = np.zeros((2, 3, 2), np.float32)
     actions[1, :, 0] = [0.1, 0.2, 0.3]
-    chain = Chain.from_urdf(urdf, ["j"], "base")
+    chain = UrdfChain.from_urdf(urdf, ["j"], "base")
     _, moving = hand_paths(actions, "joint_position", None, chain) or []
     np.testing.assert_allclose(moving, [[1, 0, 0.1], [1, 0, 0.2], [1, 0, 0.3]], atol=1e-6)
 

@@ -24,9 +24,9 @@ from valueguide.config.robot import load_robot
 from valueguide.drawing import score_colors
 from valueguide.errors import ConfigError, DataError, mismatch
 from valueguide.ros.draw import Plan, Status, annotate, hand_paths
-from valueguide.ros.kinematics import Chain
 from valueguide.ros.messages import candidates_from, decision_from, image_from, position_from, stamp_ns
 from valueguide.ros.projection import project, with_camera_info
+from valueguide.ros.urdf import UrdfChain
 from valueguide.types import Float32
 from valueguide_nodes.base import LATCHED, RELIABLE, SENSOR, Param, VgNode, run
 
@@ -51,7 +51,7 @@ class MarkersNode(VgNode):
 
     def setup(self) -> None:
         self._robot = load_robot(self.param("robot"))
-        self._chain: Chain | None = None
+        self._chain: UrdfChain | None = None
         self._places: deque[tuple[int, Float32]] = deque(maxlen=256)
         self._proposals: OrderedDict[int, Candidates] = OrderedDict()
         self._plan: Plan | None = None
@@ -119,7 +119,7 @@ class MarkersNode(VgNode):
     def _on_description(self, message: String) -> None:
         robot = self._robot
         try:
-            self._chain = Chain.from_urdf(
+            self._chain = UrdfChain.from_urdf(
                 message.data, robot.joints.names, robot.frame, self.param("tip_link")
             )
         except ConfigError as error:

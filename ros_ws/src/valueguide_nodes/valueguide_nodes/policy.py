@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from valueguide_msgs.msg import ActionChunk, ChunkRequest, Decision
+from valueguide_msgs.msg import ActionChunk, ChunkRequest, Command, Decision
 from valueguide_msgs.msg import Candidates as CandidatesMessage
 
 from valueguide.config.robot import RobotConfig, load_robot
@@ -75,7 +75,7 @@ class PolicyNode(VgNode):
     def received(self, role: str, message: Any) -> None:
         self.planner.push(role, message, self.now_ns())
         history = getattr(self.steerer.policy, "history", 1)
-        if role == "command" and message.kind == 0 and history > 1:
+        if role == "command" and message.kind == Command.MOVE and history > 1:
             self.planner.submit(("observe", message))
 
     def work(self, job: Any) -> None:

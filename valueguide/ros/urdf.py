@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from valueguide.errors import ConfigError, mismatch
+from valueguide.robots.kinematics import about, rotation_of_rpy
 from valueguide.types import Float32
 
 _TURNING, _SLIDING, _FIXED = ("revolute", "continuous"), "prismatic", "fixed"
@@ -26,14 +27,14 @@ class _Joint:
     slides: bool
 
 
-class Chain:
+class UrdfChain:
     """The joints from a base link to a tip link."""
 
     def __init__(self, start: Matrix, joints: Sequence[_Joint]) -> None:
         self._start, self._joints = start, tuple(joints)
 
     @classmethod
-    def from_urdf(cls, text: str, names: Sequence[str], base: str, tip: str = "") -> Chain:
+    def from_urdf(cls, text: str, names: Sequence[str], base: str, tip: str = "") -> UrdfChain:
         """names: joints whose values will be given, in that order. base, tip: links.
 
         An empty tip is the link that the last of the joints moves. Raises ConfigError when the text is no
@@ -108,29 +109,19 @@ def _origin(element: ElementTree.Element | None) -> Matrix:
     matrix = np.eye(4)
     if element is None:
         return matrix
-    roll, pitch, yaw = _numbers(element.attrib.get("rpy", "0 0 0"))
-    for angle, axis in ((yaw, [0, 0, 1]), (pitch, [0, 1, 0]), (roll, [1, 0, 0])):
-        matrix = matrix @ _turn(np.array(axis, np.float64), np.array([angle]))[0]
+    matrix[:3, :3] = rotation_of_rpy(*_numbers(element.attrib.get("rpy", "0 0 0")))
     matrix[:3, 3] = _numbers(element.attrib.get("xyz", "0 0 0"))
     return matrix
 
 
 def _motion(joint: _Joint, values: Matrix) -> Matrix:
-    if not joint.slides:
-        return _turn(joint.axis, values)
+    axis = joint.axis / np.linalg.norm(joint.axis)
     moved = np.tile(np.eye(4), (len(values), 1, 1))
-    moved[:, :3, 3] = values[:, None] * joint.axis / np.linalg.norm(joint.axis)
+    if joint.slides:
+        moved[:, :3, 3] = values[:, None] * axis
+    else:
+        moved[:, :3, :3] = about(axis, values)
     return moved
-
-
-def _turn(axis: Matrix, angles: Matrix) -> Matrix:
-    """Rotations (n, 4, 4) about an axis (3,): Rodrigues' formula."""
-    x, y, z = axis / np.linalg.norm(axis)
-    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    turned = np.tile(np.eye(4), (len(angles), 1, 1))
-    sine, cosine = np.sin(angles)[:, None, None], np.cos(angles)[:, None, None]
-    turned[:, :3, :3] += sine * cross + (1 - cosine) * (cross @ cross)
-    return turned
 
 
 def _numbers(text: str) -> Matrix:

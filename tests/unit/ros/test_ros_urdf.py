@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from valueguide.errors import ConfigError
-from valueguide.ros.kinematics import Chain
+from valueguide.ros.urdf import UrdfChain
 
 _INERTIA = '<inertial><mass value="1"/><inertia ixx="1" iyy="1" izz="1" ixy="0" ixz="0" iyz="0"/></inertial>'
 
@@ -47,7 +47,7 @@ def test_a_planar_arm() -> None:
         + _joint("t", "fixed", "l2", "hand", "1 0 0", "0 0 0")
         + "</robot>"
     )  # fmt: skip
-    chain = Chain.from_urdf(urdf, ["a", "b"], "base", "hand")
+    chain = UrdfChain.from_urdf(urdf, ["a", "b"], "base", "hand")
     found = chain.position(np.array([[0, 0], [np.pi / 2, 0], [0, np.pi / 2], [np.pi / 2, -np.pi / 2]]))
     np.testing.assert_allclose(found, [[2, 0, 0], [0, 2, 0], [1, 1, 0], [1, 1, 0]], atol=1e-6)
     assert found.dtype == np.float32
@@ -60,7 +60,7 @@ def test_it_agrees_with_mujoco(base: str) -> None:
     spec.compiler.fusestatic = False
     model = spec.compile()
     data = mujoco.MjData(model)
-    chain = Chain.from_urdf(ARM, NAMES, base, "hand")
+    chain = UrdfChain.from_urdf(ARM, NAMES, base, "hand")
     for joints in np.random.default_rng(0).uniform(-2, 2, (20, 3)):
         for name, value in zip(NAMES, joints, strict=True):
             data.joint(name).qpos[0] = value
@@ -72,8 +72,8 @@ def test_it_agrees_with_mujoco(base: str) -> None:
 
 def test_without_a_tip_the_last_joints_link_is_meant() -> None:
     joints = np.array([[0.3, -0.5, 0.2]])
-    bare = Chain.from_urdf(ARM, NAMES, "base_link").position(joints)
-    named = Chain.from_urdf(ARM, NAMES, "base_link", "l3").position(joints)
+    bare = UrdfChain.from_urdf(ARM, NAMES, "base_link").position(joints)
+    named = UrdfChain.from_urdf(ARM, NAMES, "base_link", "l3").position(joints)
     np.testing.assert_array_equal(bare, named)
 
 
@@ -94,4 +94,4 @@ def test_without_a_tip_the_last_joints_link_is_meant() -> None:
 )
 def test_what_is_no_chain_is_named(text: str, names: list[str], base: str, tip: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        Chain.from_urdf(text, names, base, tip)
+        UrdfChain.from_urdf(text, names, base, tip)
