@@ -3,14 +3,18 @@
 Included by sim.launch.py and robot.launch.py. Start it alone beside a robot that is already up.
 """
 
+import os
+
 from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
 from launch.conditions import IfCondition
-from launch.substitutions import EqualsSubstitution, LaunchConfiguration, NotEqualsSubstitution
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitutions import LaunchConfiguration, NotEqualsSubstitution
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 BOOLEANS = ["true", "false"]
+MODELS = os.path.join(os.path.dirname(__file__), "models.launch.py")
 
 
 def value(argument, kind=str):
@@ -36,52 +40,17 @@ def node(executable, condition=None, **parameters):
 
 
 def generate_launch_description():
-    together = IfCondition(EqualsSubstitution(LaunchConfiguration("composed"), "true"))
-    apart = IfCondition(EqualsSubstitution(LaunchConfiguration("composed"), "false"))
-    sampling = {"policy": value("policy"), "k": value("k", int)}
-    scoring = {
-        "critic": value("critic"),
-        "beta": value("beta", float),
-        "execute": value("execute", int),
-        "shadow": value("shadow", bool),
-        "device": value("device"),
-    }
     return LaunchDescription(
         [
             DeclareLaunchArgument(
                 "robot", default_value="sim", description="name in configs/robots, or path of a description"
             ),
-            DeclareLaunchArgument(
-                "policy", default_value="", description="policy folder or hub id; empty: the shipped one"
-            ),
-            DeclareLaunchArgument(
-                "critic",
-                default_value="",
-                description="critic folder; empty: the shipped one; none: no critic",
-            ),
-            DeclareLaunchArgument("k", default_value="16", description="candidates per decision"),
-            DeclareLaunchArgument(
-                "beta", default_value="0.0", description="softmax temperature of the choice; 0: the best one"
-            ),
             DeclareLaunchArgument("execute", default_value="4", description="steps executed of each chunk"),
-            DeclareLaunchArgument("device", default_value="cpu", description="torch device of the models"),
             DeclareLaunchArgument(
                 "mode",
                 default_value="guided",
                 choices=["guided", "base", "shadow"],
                 description="how tasks run that do not say: base ignores the critic, shadow only logs it",
-            ),
-            DeclareLaunchArgument(
-                "shadow",
-                default_value="false",
-                choices=BOOLEANS,
-                description="the critic scores and is logged, the policy's own candidate runs",
-            ),
-            DeclareLaunchArgument(
-                "composed",
-                default_value="true",
-                choices=[*BOOLEANS, "elsewhere"],
-                description="policy and re-ranker in one process, in two, or on another computer",
             ),
             DeclareLaunchArgument(
                 "prefetch",
@@ -98,9 +67,7 @@ def generate_launch_description():
             DeclareLaunchArgument(
                 "use_sim_time", default_value="false", choices=BOOLEANS, description="time from /clock"
             ),
-            node("policy", together, rerank="inline", **sampling, **scoring),
-            node("policy", apart, rerank="remote", **sampling, **scoring),
-            node("reranker", apart, **scoring),
+            IncludeLaunchDescription(PythonLaunchDescriptionSource(MODELS)),
             node("executor", prefetch=value("prefetch", bool), execute=value("execute", int)),
             node("safety_gate"),
             node("task", mode=value("mode")),

@@ -3,14 +3,17 @@
 They answer the recorded requests, in a namespace of their own; no robot and no safety gate is started.
 """
 
+import os
+
 from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription
 from launch.conditions import IfCondition, UnlessCondition
+from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration, NotEqualsSubstitution
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
-BOOLEANS = ["true", "false"]
+MODELS = os.path.join(os.path.dirname(__file__), "models.launch.py")
 
 
 def value(argument, kind=str):
@@ -33,14 +36,6 @@ def node(executable, condition=None, follows_clock=True, **parameters):
 
 def generate_launch_description():
     composed = LaunchConfiguration("composed")
-    sampling = {"policy": value("policy"), "k": value("k", int)}
-    scoring = {
-        "critic": value("critic"),
-        "beta": value("beta", float),
-        "execute": value("execute", int),
-        "shadow": value("shadow", bool),
-        "device": value("device"),
-    }
     return LaunchDescription(
         [
             DeclareLaunchArgument("bag", description=".mcap file, or folder of one recording"),
@@ -49,29 +44,9 @@ def generate_launch_description():
                 "robot", default_value="sim", description="name in configs/robots, or path of a description"
             ),
             DeclareLaunchArgument(
-                "policy", default_value="", description="policy folder or hub id; empty: the shipped one"
-            ),
-            DeclareLaunchArgument(
-                "critic",
-                default_value="",
-                description="critic folder; empty: the shipped one; none: no critic",
-            ),
-            DeclareLaunchArgument("k", default_value="16", description="candidates per decision"),
-            DeclareLaunchArgument(
-                "beta", default_value="0.0", description="softmax temperature of the choice; 0: the best one"
-            ),
-            DeclareLaunchArgument("execute", default_value="4", description="steps executed of each chunk"),
-            DeclareLaunchArgument("device", default_value="cpu", description="torch device of the models"),
-            DeclareLaunchArgument(
-                "shadow",
-                default_value="false",
-                choices=BOOLEANS,
-                description="the critic scores and is logged, the policy's own candidate is chosen",
-            ),
-            DeclareLaunchArgument(
                 "composed",
                 default_value="true",
-                choices=BOOLEANS,
+                choices=["true", "false"],
                 description="policy and re-ranker in one process",
             ),
             DeclareLaunchArgument(
@@ -80,9 +55,9 @@ def generate_launch_description():
             DeclareLaunchArgument(
                 "namespace", default_value="replay", description="keep it apart from a running graph's"
             ),
-            node("policy", IfCondition(composed), rerank="inline", **sampling, **scoring),
-            node("policy", UnlessCondition(composed), rerank="remote", **sampling, **scoring),
-            node("reranker", UnlessCondition(composed), **scoring),
+            IncludeLaunchDescription(
+                PythonLaunchDescriptionSource(MODELS), launch_arguments=[("use_sim_time", "true")]
+            ),
             node(
                 "recorder",
                 IfCondition(NotEqualsSubstitution(LaunchConfiguration("record"), "")),

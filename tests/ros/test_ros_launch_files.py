@@ -67,9 +67,9 @@ def _declared(executables: list[str]) -> dict[str, dict[str, str]]:
     return found
 
 
-def test_the_four_files_are_there_and_installed() -> None:
+def test_the_four_files_are_there_and_installed(ros_workspace) -> None:
     assert {"sim.launch.py", "robot.launch.py", "learner.launch.py", "replay.launch.py"} <= set(FILES)
-    installed = workspace.INSTALL / "valueguide_bringup" / "share" / "valueguide_bringup" / "launch"
+    installed = ros_workspace / "valueguide_bringup" / "share" / "valueguide_bringup" / "launch"
     assert sorted(path.name for path in installed.glob("*.launch.py")) == FILES
 
 

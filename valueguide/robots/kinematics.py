@@ -122,7 +122,7 @@ def rotation_of_rpy(roll: float, pitch: float, yaw: float) -> Array:
 
 
 def about(axis: Array, angle: Any) -> Array:
-    """Rotation about a unit vector (3,) by radians: (3, 3), or (n, 3, 3) for angles (n,). Rodrigues' formula."""
+    """Rotation by radians about a unit vector (3,): (3, 3), or (n, 3, 3) for angles (n,). Rodrigues."""
     x, y, z = axis
     cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
     sine, cosine = (np.asarray(f(angle))[..., None, None] for f in (np.sin, np.cos))
