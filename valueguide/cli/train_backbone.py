@@ -22,12 +22,8 @@ from valueguide.policies.backbone import (
     pixels_to_model,
     train_vision,
 )
-from valueguide.policies.clip_assets import build_clip_folder
+from valueguide.policies.clip_assets import TEXT, VISION, build_clip_folder
 
-VISION = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 5, "num_attention_heads": 4,
-          "image_size": 128, "patch_size": 16}  # fmt: skip
-TEXT = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "max_position_embeddings": 32}  # fmt: skip
 #: Picture pairs that only measure the vision tower; of few pictures, one in five.
 _HELD_BACK, _FEWEST_PICTURES = 1000, 5
 #: Sentences that teach the text tower, and how many make one update; a short run needs no more than it reads.
