@@ -51,8 +51,12 @@ def ros(ros_environment: dict[str, str], tmp_path: Path) -> Iterator[Callable[..
 
     yield start
     for process in running:
-        process.kill()
-        process.wait()
+        process.terminate()  # it stops what it started; killed, it would leave nodes to the next test
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _there(nodes: list[str]) -> bool:

@@ -115,7 +115,9 @@ def _launch(file: str, texts: list[str], show: bool) -> dict[str, Any]:
         os.execve(ros2, [ros2, "launch", str(path), *texts], environment)
     folder = Path(tempfile.mkdtemp(prefix="valueguide-launch-"))
     # A service manager stops with SIGTERM; the nodes must not outlive this process.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # SIGINT too: a shell that starts us in the background has it ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     with launch_stand_in.launch(path, arguments, environment, folder, _say) as nodes:
         _say(
             f"no ros2 launch here: valueguide's stand-in started {len(nodes.process)} nodes; logs in {folder}"
