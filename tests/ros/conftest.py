@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 import json
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,10 @@ import yaml
 from valueguide.ros import workspace
 from valueguide.testing.launch_processes import Command, Processes
 from valueguide.testing.launch_stand_in import find_executable, launch
+
+# A shell that runs the tests in the background has SIGINT ignored, children inherit that, and those that are
+# tested to stop on Ctrl-C never would.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _HERE = Path(__file__).parent
 _FAILED = pytest.StashKey[bool]()
