@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from valueguide.types import Candidates, Episode, Float32, Observation, Progress, Scores
@@ -23,6 +24,16 @@ class Policy(Protocol):
 
     def sample(self, k: int, seed: int) -> Candidates:
         """K chunks (K, H, A) for the latest observation; candidate 0 is the policy alone with this seed."""
+
+
+@runtime_checkable
+class BatchProposer(Protocol):
+    """A policy without history, asked about many unrelated states at once (a learner's targets)."""
+
+    version: str
+
+    def propose(self, observations: Sequence[Observation], k: int, seed: int) -> Float32:
+        """K chunks for each of B observations, float32 (B, K, H, A), physical."""
 
 
 @runtime_checkable

@@ -163,6 +163,7 @@ class ChunkBatch:
     discount: float32 (B,), gamma^n, or 0 where the transition ends in a terminal state.
     mc_return: float32 (B,), discounted return to go, -inf where it is unknown.
     index: int64 (B,), global frame index of the first step.
+    next_index: int64 (B,), the id of the state after the chunk, or None where the source does not say.
     """
 
     state: Float32
@@ -180,3 +181,4 @@ class ChunkBatch:
     next_environment_state: Float32 | None = None
     features: Float32 | None = None
     next_features: Float32 | None = None
+    next_index: NDArray[np.int64] | None = None

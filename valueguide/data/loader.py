@@ -123,6 +123,7 @@ class ChunkLoader:
             discount=t.discount[starts],
             mc_return=t.mc_return[starts],
             index=starts,
+            next_index=following,
             images={camera: self._frames.images(starts, camera) for camera in self.cameras},
             next_images={camera: self._frames.images(following, camera) for camera in self.cameras},
             environment_state=None if privileged is None else privileged[starts],
