@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+from numpy.typing import NDArray
+
 from valueguide.types import Candidates, Episode, Float32, Observation, Progress, Scores
 
 
@@ -32,8 +35,11 @@ class BatchProposer(Protocol):
 
     version: str
 
-    def propose(self, observations: Sequence[Observation], k: int, seed: int) -> Float32:
-        """K chunks for each of B observations, float32 (B, K, H, A), physical."""
+    def propose(self, observations: Sequence[Observation], k: int, seeds: NDArray[np.int64]) -> Float32:
+        """K chunks for each of B observations, float32 (B, K, H, A), physical.
+
+        seeds: int64 (B,), 0 or more, one a row: row i depends only on observation i and seeds[i].
+        """
 
 
 @runtime_checkable
