@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from valueguide.errors import ConfigError, mismatch
 
 ENCODERS = ("resnet34_film", "small_film_cnn", "state", "frozen_clip")
-ALGORITHMS = ("calql", "iql", "distill")
+ALGORITHMS = ("calql", "iql", "aloe", "distill")
 SAMPLERS = ("actor", "proposals")
+BACKUPS = ("policy", "best_of_n")
 #: Fewer HL-Gauss bins leave no room for the padding at both ends of the support.
 MIN_BINS = 8
 
@@ -88,8 +89,9 @@ class TrainConfig:
     conservative_weight: alpha of Cal-QL. sampler: where its policy chunks come from: a SAC actor trained
     along, or `proposals` of the policy that will be steered, handed to every update. policy_samples:
     chunks drawn from pi(s) and from pi(s') each (of the actor), and as many uniform ones. expectile: of
-    the IQL value loss. negative_share: fraction of each batch whose instruction is swapped for another
-    one, with the failure value as target.
+    the IQL value loss. backup: how ALOE values the policy's chunks at s': by their mean (the policy
+    alone) or their maximum (the guided policy). negative_share: fraction of each batch whose instruction
+    is swapped for another one, with the failure value as target.
     """
 
     algo: str = "iql"
@@ -105,6 +107,7 @@ class TrainConfig:
     sampler: str = "actor"
     policy_samples: int = 4
     expectile: float = 0.7
+    backup: str = "policy"
     negative_share: float = 0.0
     seed: int = 0
 
@@ -113,6 +116,8 @@ class TrainConfig:
             raise ConfigError(mismatch("critic", "algo", ALGORITHMS, repr(self.algo)))
         if self.sampler not in SAMPLERS:
             raise ConfigError(mismatch("critic", "sampler", SAMPLERS, repr(self.sampler)))
+        if self.backup not in BACKUPS:
+            raise ConfigError(mismatch("critic", "backup", BACKUPS, repr(self.backup)))
         for name in ("gamma", "expectile"):
             if not 0.0 < getattr(self, name) < 1.0:
                 raise ConfigError(mismatch("critic", name, "between 0 and 1", getattr(self, name)))

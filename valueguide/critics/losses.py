@@ -1,7 +1,7 @@
 """The objectives, as pure functions of tensors. Shapes: M members, B batch, P sampled actions.
 
 Sources: V-GPS's code (TD without the half, alpha 5, 12 samples), Cal-QL (Nakamoto et al. 2023, eq. 6),
-CQL (Kumar et al. 2020), IQL (Kostrikov et al. 2022, eq. 5 and 6).
+CQL (Kumar et al. 2020), IQL (Kostrikov et al. 2022, eq. 5 and 6), ALOE (arXiv 2602.12691, eq. 7).
 """
 
 from __future__ import annotations
@@ -18,6 +18,19 @@ def td_target(reward: Tensor, discount: Tensor, next_q: Tensor) -> Tensor:
     discount is gamma^n, and 0 where the transition ends in a terminal state.
     """
     return (reward + discount * next_q.min(0).values.max(-1).values).detach()
+
+
+def policy_target(reward: Tensor, discount: Tensor, next_q: Tensor, backup: str = "policy") -> Tensor:
+    """ALOE: y = r + d * agg over P of (min over M of Q). No gradient.
+
+    reward, discount: (B,); next_q: (M, B, P), the target network's values of chunks that the current policy
+    proposes at s'. backup: "policy" takes the mean over P (the value of the policy alone), "best_of_n" the
+    maximum (the value of the policy that a critic steers). Where the discount is 0, y is the reward whatever
+    next_q holds, NaN included.
+    """
+    pessimistic = next_q.min(0).values
+    value = pessimistic.max(-1).values if backup == "best_of_n" else pessimistic.mean(-1)
+    return (reward + torch.where(discount > 0, discount * value, 0.0)).detach()
 
 
 def value_target(reward: Tensor, discount: Tensor, next_value: Tensor) -> Tensor:

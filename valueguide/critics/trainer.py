@@ -1,4 +1,4 @@
-"""Trains a critic from chunk transitions: Cal-QL (with its SAC actor) or IQL (with its state value).
+"""Trains a critic from chunk transitions: Cal-QL (with its SAC actor), IQL (with its state value) or ALOE.
 
 `update(batch)` is one step; `save`/`resume` continue a run exactly. Nothing here knows where batches
 come from.
@@ -20,6 +20,7 @@ from valueguide.critics.config import CriticSpec, NetworkConfig, TrainConfig
 from valueguide.critics.encoders import Inputs
 from valueguide.critics.networks import ActorNetwork, CriticNetwork, ValueNetwork
 from valueguide.critics.normalizer import Normalizer
+from valueguide.critics.proposals import Proposals, check_proposals
 from valueguide.errors import ConfigError, DataError, mismatch
 from valueguide.types import ChunkBatch, Float32
 
@@ -32,17 +33,6 @@ class Normalizers:
     state: Normalizer
     environment_state: Normalizer | None = None
     features: Normalizer | None = None
-
-
-@dataclass(frozen=True)
-class Proposals:
-    """Chunks of the policy that will be steered, for Cal-QL with `sampler="proposals"`.
-
-    current, following: float32 (B, P, E, A), physical, proposed at s and at s'.
-    """
-
-    current: Float32
-    following: Float32
 
 
 class CriticTrainer:
@@ -96,12 +86,14 @@ class CriticTrainer:
     def update(self, batch: ChunkBatch, proposals: Proposals | None = None) -> dict[str, float]:
         """One gradient step on every network and one Polyak step. Returns metrics.
 
-        proposals: with `sampler="proposals"`, and only then. Raises DataError when the batch lacks what the
-        encoder needs, when proposals are missing or misshapen, or when a loss is no longer finite.
+        proposals: with `aloe` or `sampler="proposals"`, and only then. Raises DataError when the batch lacks
+        what the encoder needs, when proposals are missing or misshapen, or when a loss is no longer finite.
         """
         if self.config.algo == "distill":
-            raise ConfigError("critic training: expected calql or iql, found distill, see CriticDistiller")
-        self._check_proposals(batch, proposals)
+            raise ConfigError(
+                "critic training: expected calql, iql or aloe, found distill, see CriticDistiller"
+            )
+        check_proposals(self.config, batch, proposals)
         now, after = self.inputs(batch, following=False), self.inputs(batch, following=True)
         valid, reward, discount, returns = (
             torch.from_numpy(a).to(self.device)
@@ -112,6 +104,8 @@ class CriticTrainer:
             reward, discount, returns = self._negative_instructions(now, batch, reward, discount, returns)
         if self.config.algo == "iql":
             metrics = self._iql(now, after, actions, valid, reward, discount)
+        elif proposals is not None and self.config.algo == "aloe":
+            metrics = self._aloe(now, after, actions, valid, reward, discount, proposals.following)
         else:
             metrics = self._calql(now, after, actions, valid, reward, discount, returns, proposals)
         return self.finish(metrics)
@@ -159,6 +153,30 @@ class CriticTrainer:
             "value_loss": float(value_loss.detach()),
             **_q_metrics(q, target),
         }
+
+    def _aloe(
+        self,
+        now: Inputs,
+        after: Inputs,
+        actions: Tensor,
+        valid: Tensor,
+        reward: Tensor,
+        discount: Tensor,
+        following: Float32,
+    ) -> dict[str, float]:
+        """Chunked TD to the current policy (ALOE, arXiv 2602.12691, eq. 7 with the done factor of eq. 6)."""
+        bootstraps = discount > 0
+        chunks = torch.from_numpy(following).to(self.device)
+        # Rows without a successor may hold anything: they must reach neither the loss nor the clip rate.
+        chunks = torch.where(bootstraps.view(-1, 1, 1, 1), chunks, 0.0)
+        counted = bootstraps.view(-1, 1, 1).expand(chunks.shape[:-1])
+        with torch.no_grad():
+            next_chunks = self.normalizers.action(chunks, counted)
+            next_q = self.target.score_many(self.target.encode(after), next_chunks)
+        target = losses.policy_target(reward, discount, next_q, self.config.backup)
+        q, td = self._td(self.critic.encode(now), actions, valid, target)
+        self.descend("critic", td)
+        return {"td_loss": float(td.detach()), **_q_metrics(q, target)}
 
     def _calql(
         self,
@@ -244,18 +262,6 @@ class CriticTrainer:
         if self.critic.bins is None:
             return q, losses.td_loss(q, target)
         return q, self.critic.bins.loss(outputs, target.expand(q.shape)).mean()
-
-    def _check_proposals(self, batch: ChunkBatch, proposals: Proposals | None) -> None:
-        wanted = self.config.algo == "calql" and self.config.sampler == "proposals"
-        if (proposals is not None) != wanted:
-            found = "none" if proposals is None else "some"
-            raise DataError(mismatch("critic training", "proposals", "some" if wanted else "none", found))
-        if proposals is not None:
-            rows, steps, size = batch.actions.shape
-            for name, chunks in vars(proposals).items():
-                if chunks.ndim != 4 or chunks.shape != (rows, max(chunks.shape[1], 1), steps, size):
-                    shape = f"({rows}, P >= 1, {steps}, {size})"
-                    raise DataError(mismatch("critic training", f"{name} proposals", shape, chunks.shape))
 
     # -- mechanics -------------------------------------------------------------------------------
 

@@ -11,13 +11,14 @@ from critics_batches import make_batch, make_trainer
 from valueguide.critics import losses
 from valueguide.critics.config import CriticSpec, NetworkConfig, TrainConfig
 from valueguide.critics.networks import CriticNetwork
-from valueguide.critics.trainer import Proposals
+from valueguide.critics.proposals import Proposals
 from valueguide.errors import ConfigError, DataError
 
 
 def _proposals(rows=4, count=3, steps=2, seed=0):
     rng = np.random.default_rng(seed)
-    return Proposals(*rng.uniform(-0.1, 0.1, (2, rows, count, steps, 3)).astype(np.float32))
+    current, following = rng.uniform(-0.1, 0.1, (2, rows, count, steps, 3)).astype(np.float32)
+    return Proposals(current=current, following=following)
 
 
 def test_chunks_that_ended_early_have_the_uniform_density_of_their_own_length():
@@ -33,7 +34,7 @@ def test_what_lies_beyond_an_early_end_changes_no_loss():
     batch = make_batch(4)
     batch.valid[:2, 1] = False
     proposals = _proposals()
-    other = Proposals(proposals.current.copy(), proposals.following)
+    other = replace(proposals, current=proposals.current.copy())
     other.current[:2, :, 1] = 0.07
     results = [make_trainer("calql", sampler="proposals").update(batch, p) for p in (proposals, other)]
     assert results[0]["conservative_loss"] == results[1]["conservative_loss"]
