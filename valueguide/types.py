@@ -158,7 +158,8 @@ class ChunkBatch:
     instruction: int64 (B,), index into the loader's `instructions` list.
     actions: float32 (B, E, A), physical; steps where `valid` is False are zero and must be masked.
     valid: bool (B, E), a prefix of True of length n: the steps that belong to this transition
-        (n < E when the episode or the executed part ended earlier).
+        (n < E when the episode or the executed part ended earlier). A plan that a terminal state cut short
+        may be given whole, all of it valid.
     reward: float32 (B,), sum over k < n of gamma^k r_k.
     discount: float32 (B,), gamma^n, or 0 where the transition ends in a terminal state.
     mc_return: float32 (B,), discounted return to go, -inf where it is unknown.

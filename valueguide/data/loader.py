@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from valueguide.data.plans import CHUNK_ID, plan_column, plan_starts, planned_chunks
 from valueguide.data.prefetch import Prefetcher
 from valueguide.data.reader import EpisodeDataset
 from valueguide.data.transitions import ChunkTransitions, episode_labels
@@ -36,6 +37,8 @@ class ChunkLoader:
     stop_at_source_change: end transitions at an intervention boundary (see ChunkTransitions).
     only_replans: start only where a plan starts, and stay within it; frames that belong to no plan
         (demonstrations, a human's steps) start transitions as usual.
+    whole_plans: a chunk that a terminal state cut short is given as it was planned, where that is known
+        (see ChunkTransitions.actions); what an objective needs that asks for the value of whole chunks.
     starts: int64, the frames where transitions may start; those that would need a final observation
         which was never recorded (the last frame of a truncated episode of a plain LeRobotDataset) are out.
     """
@@ -56,6 +59,7 @@ class ChunkLoader:
         episodes: Sequence[int] | None = None,
         stop_at_source_change: bool = True,
         only_replans: bool = False,
+        whole_plans: bool = False,
         privileged: bool = False,
     ) -> None:
         if batch_size < 1:
@@ -86,13 +90,14 @@ class ChunkLoader:
             executed_length,
             gamma,
             dataset.source if stop_at_source_change else None,
-            chunk_id=_plan_column(dataset, "vg.chunk_id") if only_replans else None,
+            chunk_id=plan_column(dataset, CHUNK_ID) if only_replans else None,
             has_final=dataset.has_final,
         )
         allowed = self.transitions.usable
         if only_replans:
-            allowed = allowed & _plan_starts(dataset)
+            allowed = allowed & plan_starts(dataset)
         self.starts = _start_frames(dataset, episodes, allowed)
+        self._planned = planned_chunks(dataset, executed_length) if whole_plans else None
         self._state = dataset.rows_of("state")
         recorded = dataset.environment_state is not None
         if privileged and not recorded:
@@ -111,7 +116,8 @@ class ChunkLoader:
         """The transitions that start at the frames `starts`, int64 (B,), any of `self.starts`."""
         t = self.transitions
         following = t.successor[starts]
-        actions, valid = t.actions(self.dataset.action, starts)
+        planned = None if self._planned is None else self._planned[starts]
+        actions, valid = t.actions(self.dataset.action, starts, planned)
         privileged, features = self._environment_state, self._features
         return ChunkBatch(
             state=self._state[starts],
@@ -166,23 +172,6 @@ def _checked_features(dataset: EpisodeDataset, features: Float32 | None) -> Floa
         found = "none" if features is None else features.shape
         raise DataError(mismatch("chunk loader", "features", f"shape ({dataset.rows}, F)", found))
     return features
-
-
-def _plan_column(dataset: EpisodeDataset, name: str) -> NDArray[Any]:
-    if name not in dataset.features:
-        raise DataError(f"{dataset.root}: only_replans needs the plans that valueguide records, found none")
-    return np.asarray(dataset.column(name))
-
-
-def _plan_starts(dataset: EpisodeDataset) -> NDArray[np.bool_]:
-    """Where a plan starts, and every frame that belongs to none."""
-    # With prefetch a plan's first steps were committed before it was made, so its first executed step is
-    # not its step 0: a plan starts where another chunk, or another episode, ended.
-    chunk_id = _plan_column(dataset, "vg.chunk_id")
-    starts = np.ones(len(chunk_id), bool)
-    starts[1:] = chunk_id[1:] != chunk_id[:-1]
-    starts[np.asarray(dataset.episode_start)] = True
-    return starts | (chunk_id < 0)
 
 
 def _start_frames(

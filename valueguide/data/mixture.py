@@ -22,7 +22,8 @@ class ChunkMixture:
         transitions, so that every transition is equally likely.
     batch_size, seed: as in `ChunkLoader`; those of the single loaders play no role.
     instructions: the union of the datasets' instructions, which the batches' `instruction` points into.
-    ChunkBatch.index counts on through the datasets, in the order of `loaders`.
+    ChunkBatch.index and next_index count on through the rows of the datasets (frames, then final
+        observations), in the order of `loaders`.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class ChunkMixture:
         self._instruction_rows = [
             np.array([self.instructions.index(text) for text in one.instructions]) for one in loaders
         ]
-        sizes = [one.dataset.frames for one in loaders]
+        sizes = [one.dataset.rows for one in loaders]
         self._offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
         self._prefetcher = Prefetcher(lambda step: self.batch(step))
         first = _shapes(self.loaders[0])
@@ -81,6 +82,7 @@ class ChunkMixture:
             batch,
             instruction=self._instruction_rows[number][batch.instruction],
             index=batch.index + self._offsets[number],
+            next_index=None if batch.next_index is None else batch.next_index + self._offsets[number],
         )
 
 

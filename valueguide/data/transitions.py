@@ -156,12 +156,24 @@ class ChunkTransitions:
         """bool (N,): a transition starts here."""
         return self.length > 0
 
-    def actions(self, action: Float32, starts: Int64) -> tuple[Float32, NDArray[np.bool_]]:
-        """From all actions (N, A): chunks float32 (B, E, A), zero where not valid, and valid (B, E)."""
+    def actions(
+        self, action: Float32, starts: Int64, planned: Float32 | None = None
+    ) -> tuple[Float32, NDArray[np.bool_]]:
+        """From all actions (N, A): chunks float32 (B, E, A), zero where not valid, and valid (B, E).
+
+        planned: float32 (B, E, A), the plans that were under way, NaN where there was none. A chunk that a
+        terminal state cut short is then the whole plan, all of it valid: the value belongs to the plan, and
+        without its last steps exactly the plans that end episodes would never be learned from.
+        """
         offsets = np.arange(self.executed_length)
         valid = offsets < self.length[starts][:, None]
         steps = np.where(valid, starts[:, None] + offsets, 0)
-        return np.where(valid[..., None], action[steps], np.float32(0.0)), valid
+        chunks = np.where(valid[..., None], action[steps], np.float32(0.0))
+        if planned is None:
+            return chunks, valid
+        known = ~np.isnan(planned).any(axis=(1, 2)) & self.usable[starts] & (self.discount[starts] == 0)
+        tail = known[:, None] & ~valid
+        return np.where(tail[..., None], planned, chunks), valid | tail
 
 
 def _next(flags: NDArray[np.bool_], count: int) -> Int64:

@@ -210,3 +210,26 @@ def test_interrupted_cache_build_is_not_taken_for_finished(dataset, tmp_path, mo
 def test_bad_arguments(dataset, settings, error, message):
     with pytest.raises(error, match=message):
         ChunkLoader(dataset, **{"executed_length": 2, **settings})
+
+
+def test_a_plan_that_ended_the_episode_is_given_whole_where_it_is_known(tmp_path):
+    """A failure at frame 5, step 0 of a plan of 4 steps; a success, from its frame 3 on, of no plan."""
+    failed, won = make_episode(0, 6, "failure"), make_episode(1, 6, "success")
+    failed.steps[2].source, failed.steps[2].intervention = "policy", False
+    failed.steps[5].chunk_id, failed.steps[5].chunk_step = 3, 0
+    plan = failed.steps[5].planned_chunk = np.arange(8, dtype=np.float32).reshape(4, 2)
+    for step in won.steps:
+        step.source, step.chunk_id, step.planned_chunk = "human", -1, None
+    with EpisodeWriter(tmp_path, SPEC) as writer:
+        writer.save(failed)
+        writer.save(won)
+    dataset = EpisodeDataset.open(tmp_path)
+    loader = ChunkLoader(dataset, 3, only_replans=True, whole_plans=True)
+    batch = loader.at(np.array([4, 5, 8, 9, 10]))
+    np.testing.assert_array_equal(
+        batch.valid, np.array([[1, 0, 0], [1, 1, 1], [1, 1, 1], [1, 1, 1], [1, 0, 0]])
+    )
+    np.testing.assert_array_equal(batch.discount == 0, [False, True, True, True, True])
+    np.testing.assert_array_equal(batch.actions[1], [failed.steps[5].action, plan[1], plan[2]])
+    np.testing.assert_array_equal(batch.actions[2], [s.action for s in won.steps[2:5]])
+    assert ChunkLoader(dataset, 3, only_replans=True).at(np.array([5])).valid.sum() == 1

@@ -36,10 +36,11 @@ def test_rows_are_those_of_the_single_datasets(datasets):
     batch = mixture.batch(0)
     assert len(set(batch.index.tolist())) > 10
     for row, index in enumerate(batch.index):
-        dataset, local = (0, index) if index < 12 else (1, index - 12)
+        # The first dataset has 12 frames and 2 final observations.
+        dataset, local = (0, index) if index < 14 else (1, index - 14)
         one = singles[dataset].at(np.array([local]))
         for field in dataclasses.fields(batch):
-            if field.name in ("index", "instruction"):
+            if field.name in ("index", "next_index", "instruction"):
                 continue
             mixed, alone = getattr(batch, field.name), getattr(one, field.name)
             if isinstance(mixed, dict):
@@ -49,12 +50,13 @@ def test_rows_are_those_of_the_single_datasets(datasets):
                 np.testing.assert_array_equal(mixed[row], alone[0])
         task = datasets[dataset].instructions[datasets[dataset].instruction[local]]
         assert mixture.instructions[batch.instruction[row]] == task
+        assert batch.next_index[row] == one.next_index[0] + (0, 14)[dataset]
 
 
 def test_shares_follow_the_weights_and_by_default_the_sizes(datasets):
     def share(weights):
         mixture = ChunkMixture(loaders(datasets, observation="state"), 4000, weights=weights)
-        return np.mean(mixture.batch(0).index >= 12)
+        return np.mean(mixture.batch(0).index >= 14)
 
     assert share(None) == pytest.approx(6 / 18, abs=0.03)
     assert share([1, 3]) == pytest.approx(0.75, abs=0.03)

@@ -48,6 +48,18 @@ def test_chunk_golden():
     np.testing.assert_array_equal(valid, [[1, 1], [1, 0], [1, 0]])
 
 
+def test_a_plan_that_a_terminal_state_cut_short_stays_whole():
+    """As above: starts 2 and 3 end in success after one step, start 6 in a time limit."""
+    start, end = np.array([0, 5]), np.array([5, 7])
+    labels = episode_labels(start, end, np.array([True, False]), np.array([True, False]), gamma=0.5)
+    t = ChunkTransitions.build(labels, start, end, 2, gamma=0.5)
+    action, starts = np.arange(7, dtype=np.float32)[:, None] + 1, np.array([1, 2, 3, 6])
+    planned = np.array([[2, 3], [3, 30], [4, np.nan], [7, 70]], np.float32)[..., None]
+    actions, valid = t.actions(action, starts, planned)
+    np.testing.assert_array_equal(actions[..., 0], [[2, 3], [3, 30], [4, 0], [7, 0]])
+    np.testing.assert_array_equal(valid, [[1, 1], [1, 1], [1, 0], [1, 0]])
+
+
 def test_source_change_ends_the_chunk_at_its_first_frame():
     start, end = np.array([0]), np.array([6])
     labels = episode_labels(start, end, np.array([False]), np.array([False]), gamma=0.5)
