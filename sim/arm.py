@@ -7,6 +7,8 @@ turns the commanded pose into joint targets, which are interpolated over the con
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +31,20 @@ MAX_LEAD = 0.05
 _ORIENTATION_WEIGHT = 0.15
 #: Hand pointing down: the site's x axis is -z of the base, its z axis is +x.
 _HAND_DOWN = np.array([[0, 0, 1], [0, 1, 0], [-1, 0, 0]], float)
+
+
+@dataclass(frozen=True)
+class ArmState:
+    """Everything that an `Arm` knows beside the physics: what is commanded, and how far a step has come."""
+
+    target: Array
+    yaw_target: float
+    grip_target: float
+    joint_start: Array
+    joint_target: Array
+    done: int
+    peak_force: float
+    stuck: dict[int, float]
 
 
 class Arm:
@@ -76,6 +92,26 @@ class Arm:
     def _stay_at(self, joints: Array) -> None:
         self._joint_start = self._joint_target = joints
         self._done = self._substeps
+
+    def save(self) -> ArmState:
+        """What `load` needs to go on exactly from here, together with the physics' own state."""
+        return ArmState(
+            self.target.copy(),
+            self.yaw_target,
+            self.grip_target,
+            self._joint_start.copy(),
+            self._joint_target.copy(),
+            self._done,
+            self.peak_force,
+            dict(self.stuck),
+        )
+
+    def load(self, state: ArmState) -> None:
+        """Take a saved state; the same one may be loaded any number of times."""
+        self.target = state.target.copy()
+        self.yaw_target, self.grip_target = state.yaw_target, state.grip_target
+        self._joint_start, self._joint_target = state.joint_start.copy(), state.joint_target.copy()
+        self._done, self.peak_force, self.stuck = state.done, state.peak_force, dict(state.stuck)
 
     @property
     def moving(self) -> bool:

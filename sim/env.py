@@ -8,6 +8,8 @@ Success and failure terminate; the time limit truncates. The reward is 1 on succ
 
 from __future__ import annotations
 
+import copy
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
@@ -20,12 +22,24 @@ from sim.render import CAMERAS, CameraRenderer, project
 from sim.tasks import MAX_STEPS, TASK_STATE_NAMES, TASKS, failure, progress, set_up, success, task_state
 from sim.visuals import RANGES, Visuals
 from sim.wordings import instructions
-from sim.world import SCENE_STATE_NAMES, World
-from valueguide.errors import ConfigError
+from sim.world import SCENE_STATE_NAMES, World, WorldState
+from valueguide.errors import ConfigError, mismatch
 
 IMAGE_SIZE = 128
 #: Privileged state: where everything is, then where the task's own things are as seen from the hand.
 ENVIRONMENT_STATE_NAMES = (*SCENE_STATE_NAMES, *TASK_STATE_NAMES)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A moment of an episode: see `TabletopEnv.snapshot`. Belongs to the process that took it."""
+
+    task: str
+    world: WorldState
+    appearance: tuple[NDArray[np.float64], ...]
+    task_description: str
+    steps: int
+    rng: np.random.Generator | None
 
 
 class TabletopEnv(gym.Env):
@@ -116,6 +130,34 @@ class TabletopEnv(gym.Env):
         terminated = succeeded or failed is not None
         truncated = not terminated and self._steps >= self._max_episode_steps
         return self.observe(), float(succeeded), terminated, truncated, self._info(failed)
+
+    def snapshot(self) -> Snapshot:
+        """This moment, whole: physics, commands under way, appearance, wording, step count, random state.
+
+        About half a millisecond. What the environment does after `restore` is equal bit for bit.
+        """
+        return Snapshot(
+            self.task.name,
+            self.world.save(),
+            self._visuals.save(),
+            self.task_description,
+            self._steps,
+            copy.deepcopy(self._np_random),
+        )
+
+    def restore(self, snapshot: Snapshot) -> tuple[dict, dict]:
+        """Go back to a moment of this or another environment of the same task; returns what reset returns.
+
+        The same snapshot may be restored any number of times. Raises ConfigError for another task's.
+        """
+        if snapshot.task != self.task.name:
+            raise ConfigError(mismatch("restore", "snapshot", f"one of task {self.task.name}", snapshot.task))
+        self.world.load(snapshot.world)
+        self._visuals.load(snapshot.appearance)
+        self.task_description, self._steps = snapshot.task_description, snapshot.steps
+        self._np_random = copy.deepcopy(snapshot.rng)
+        failed = None if success(self.world, self.task) else failure(self.world, self.task)
+        return self.observe(), self._info(failed)
 
     def _info(self, failed: str | None) -> dict[str, Any]:
         return {

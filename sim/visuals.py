@@ -51,6 +51,21 @@ class Visuals:
         self._painted = [g for g in range(model.ngeom) if model.geom_group[g] == 0]
         self._front = model.camera("front").id
 
+    def save(self) -> tuple[np.ndarray, ...]:
+        """The present appearance, for `load`."""
+        return tuple(part.copy() for part in self._parts())
+
+    def load(self, appearance: tuple[np.ndarray, ...]) -> None:
+        """Take a saved appearance."""
+        for part, value in zip(self._parts(), appearance, strict=True):
+            part[:] = value
+
+    def _parts(self) -> tuple[np.ndarray, ...]:
+        """Views of everything that `apply` changes."""
+        m = self._model
+        lights = (m.light_diffuse, m.vis.headlight.ambient, m.light_dir)
+        return (m.geom_rgba, *lights, m.cam_pos, m.cam_quat)
+
     def apply(self, name: str, rng: np.random.Generator) -> None:
         """name: a key of RANGES. The same rng state always gives the same picture."""
         spread, held_out, m = RANGES[name], name == "held_out", self._model

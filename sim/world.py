@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import dataclass
+
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.arm import Arm
+from sim.arm import Arm, ArmState
 from sim.scene import NOVEL_OBJECTS, OBJECTS, build_model
 
 Array = NDArray[np.float64]
@@ -15,6 +18,16 @@ _PARKING = np.array([3.0, -0.6, -0.55])
 SCENE_STATE_NAMES = tuple(
     f"{name}.{field}" for name in OBJECTS for field in ("x", "y", "z", "sin_yaw", "cos_yaw")
 ) + ("drawer", "button")
+
+
+@dataclass(frozen=True)
+class WorldState:
+    """A saved moment. data is a whole copy: MuJoCo's state vector leaves out where bodies, cameras and lights
+    are, which lags a physics step behind the joints, so pictures and measurements would differ."""
+
+    data: mujoco.MjData
+    arm: ArmState
+    present: tuple[str, ...]
 
 
 class World:
@@ -28,6 +41,18 @@ class World:
         every = [*OBJECTS, *NOVEL_OBJECTS]
         self._qpos = {n: int(self.model.jnt_qposadr[self.model.body(n).jntadr[0]]) for n in every}
         self._dof = {n: int(self.model.jnt_dofadr[self.model.body(n).jntadr[0]]) for n in every}
+        self._gripped = {int(self.model.body(n).id): n for n in (*every, "drawer")}
+        self._fingers = [int(self.model.body(f"carriage_{side}").id) for side in ("left", "right")]
+
+    def save(self) -> WorldState:
+        """What `load` needs to go on from here, bit for bit."""
+        return WorldState(copy.copy(self.data), self.arm.save(), self.present)
+
+    def load(self, state: WorldState) -> None:
+        """Take a state that a `World` saved; the same one may be loaded any number of times."""
+        mujoco.mj_copyData(self.data, self.model, state.data)
+        self.arm.load(state.arm)
+        self.present = state.present
 
     def clear(self) -> None:
         """Rest state: the arm at home, drawer and button at zero, every object parked."""
@@ -69,6 +94,16 @@ class World:
         """Linear speed of a movable object, m/s."""
         start = self._dof[name]
         return float(np.linalg.norm(self.data.qvel[start : start + 3]))
+
+    def gripped(self) -> str | None:
+        """The object, or "drawer", that touches both fingers now; None when there is none."""
+        touching: list[set[int]] = [set(), set()]
+        for pair in self.model.geom_bodyid[self.data.contact.geom[: self.data.ncon]]:
+            for side, finger in enumerate(self._fingers):
+                if finger in pair:
+                    touching[side].update(int(body) for body in pair)
+        held = sorted((touching[0] & touching[1]) & self._gripped.keys())
+        return self._gripped[held[0]] if held else None
 
     @property
     def drawer(self) -> float:
