@@ -5,12 +5,13 @@ Everything is exact and seeded, so that tests can compute by hand what must happ
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from valueguide.errors import DataError
 from valueguide.types import Candidates, Float32, Observation, Scores
@@ -68,6 +69,27 @@ class FakePolicy:
         wanted = np.clip(goal - position, -0.1, 0.1)
         error = self._noise * np.random.default_rng(seed).standard_normal((k, 1, self.action_dim))
         return Candidates(np.repeat(wanted + error, self.horizon, axis=1).astype(np.float32))
+
+
+class FakeProposer:
+    """`FakePolicy` for many states at once: a row depends on its observation and its seed only.
+
+    `asked` lists the seeds of each call. `version` may be set: the chunks then shift by its length, so that
+    those of another version can be told apart.
+    """
+
+    def __init__(self, horizon: int = 4, action_dim: int = 1, version: str = "fake-1") -> None:
+        self.horizon, self.action_dim, self.version = horizon, action_dim, version
+        self.asked: list[list[int]] = []
+
+    def propose(self, observations: Sequence[Observation], k: int, seeds: NDArray[np.int64]) -> Float32:
+        self.asked.append(seeds.tolist())
+        shape = (k, self.horizon, self.action_dim)
+        rows = [
+            observation.state[0] + len(self.version) + np.random.default_rng(int(seed)).normal(size=shape)
+            for observation, seed in zip(observations, seeds, strict=True)
+        ]
+        return np.stack(rows).astype(np.float32)
 
 
 class FakeCritic:
