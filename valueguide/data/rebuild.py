@@ -72,7 +72,8 @@ def _add_plan(made: Step, recorded: dict[str, Any], step: int) -> None:
     if recorded["vg.index"][step] < 0:
         return
     members = int(recorded["vg.num_members"][step]) if k else 0
-    values: Float32 | None = recorded["vg.values"][step][:k] if k else None
+    # A column of shape (1,) is read as scalars.
+    values: Float32 | None = np.atleast_1d(recorded["vg.values"][step])[:k] if k else None
     made.decision = Decision(
         index=int(recorded["vg.index"][step]),
         reason=recorded["vg.reason"][step],

@@ -39,6 +39,20 @@ def test_episodes_come_back_exactly_and_indices_count_up(tmp_path):
     assert [dataset.instruction[s] for s in dataset.episode_start] == [0, 1, 0, 1]
 
 
+@pytest.mark.parametrize("scored", [False, True])
+def test_a_single_candidate_comes_back(tmp_path, scored):
+    episode = make_episode(0, 4)
+    for step in episode.steps:
+        if step.candidates is not None:
+            q = np.float32([[-3.5]])
+            step.candidates = Candidates(step.candidates.actions[:1])
+            step.decision = Decision(0, "argmax", 0, q[0], Scores(q)) if scored else Decision(0, "no_critic")
+            step.planned_chunk = step.candidates.actions[0]
+    with EpisodeWriter(tmp_path, dataclasses.replace(SPEC, k=1, members=1)) as writer:
+        writer.save(episode)
+    assert_same_episode(EpisodeDataset.open(tmp_path).to_episode(0), episode)
+
+
 def test_low_dimensional_columns_and_final_observations(tmp_path):
     record(tmp_path, range(3))
     dataset = EpisodeDataset.open(tmp_path)
