@@ -96,6 +96,9 @@ def draw_flaws(skill: float, task: Task, world: World, rng: np.random.Generator)
 class Expert:
     """Calls `action()` once per control step, for one episode of one task."""
 
+    #: How far the hand opens to reach around an object (1: all the way).
+    _opening = 1.0
+
     def __init__(self, world: World, task: Task, flaws: Flaws | None = None, seed: int = 0) -> None:
         self.world, self.task, self.flaws = world, task, flaws or Flaws()
         self._rng = np.random.default_rng(seed)
@@ -209,11 +212,8 @@ class Expert:
         assert name is not None
 
         def grasp_yaw() -> float:
-            period = OBJECTS[name].symmetry
-            yaw = 0.0 if period == 0 else (world.yaw_of(name) + period / 2) % period - period / 2
-            return float(
-                np.clip(yaw + (flaws.yaw_offset if self._tries == 0 else 0.0), -YAW_LIMIT, YAW_LIMIT)
-            )
+            yaw = self._grasp_yaw(name) + (flaws.yaw_offset if self._tries == 0 else 0.0)
+            return float(np.clip(yaw, -YAW_LIMIT, YAW_LIMIT))
 
         def grasp_point() -> Array:
             bent = self._tries == 0
@@ -230,8 +230,8 @@ class Expert:
 
         return [
             *self._detour(),
-            lambda: self._go(grasp_point() + _HOVER * _UP, grasp_yaw(), tol=0.015),
-            lambda: self._go(grasp_point(), grasp_yaw(), tol=0.007),
+            lambda: self._go(grasp_point() + _HOVER * _UP, grasp_yaw(), self._opening, tol=0.015),
+            lambda: self._go(grasp_point(), grasp_yaw(), self._opening, tol=0.007),
             lambda: self._wait(0.0, 4),
             lift,
         ]
@@ -263,6 +263,11 @@ class Expert:
             return self._go(np.array([position[0], position[1], 0.20]), None, tol=0.02)
 
         return [carry, descend, lambda: self._wait(1.0, 4), retreat]
+
+    def _grasp_yaw(self, name: str) -> float:
+        """The turn nearest to zero at which the fingers fit around an object."""
+        period = OBJECTS[name].symmetry
+        return 0.0 if period == 0 else (self.world.yaw_of(name) + period / 2) % period - period / 2
 
     def _detour(self) -> list[Callable[[], Array]]:
         if self.flaws.detour is None:

@@ -15,6 +15,9 @@ from sim.scene import NOVEL_OBJECTS, OBJECTS, build_model
 Array = NDArray[np.float64]
 #: Where objects that take no part in an episode wait: behind the front camera, on the floor.
 _PARKING = np.array([3.0, -0.6, -0.55])
+_UP = np.array([0.0, 0.0, 1.0])
+#: What stands up less than this is no obstacle, such as a towel; everything stands lower than _OVERHEAD (m).
+_FLAT, _OVERHEAD = 0.004, 0.40
 SCENE_STATE_NAMES = tuple(
     f"{name}.{field}" for name in OBJECTS for field in ("x", "y", "z", "sin_yaw", "cos_yaw")
 ) + ("drawer", "button")
@@ -90,10 +93,32 @@ class World:
         rotation = self.data.body(body).xmat
         return float(np.arctan2(rotation[3], rotation[0]))
 
+    def velocity(self, name: str) -> Array:
+        """(3,) linear velocity of a movable object, m/s."""
+        start = self._dof[name]
+        return self.data.qvel[start : start + 3].copy()
+
     def speed(self, name: str) -> float:
         """Linear speed of a movable object, m/s."""
-        start = self._dof[name]
-        return float(np.linalg.norm(self.data.qvel[start : start + 3]))
+        return float(np.linalg.norm(self.velocity(name)))
+
+    def obstacles(self, points: Array, besides: str) -> int:
+        """Over how many of the points (N, 2) something stands beside the body `besides` and the arm."""
+        scene, geom = np.array([1, 0, 0, 0, 0, 0], np.uint8), np.zeros(1, np.int32)  # the arm is in group 2
+        body, count = int(self.model.body(besides).id), 0
+        for x, y in points:
+            start = np.array([x, y, _OVERHEAD])
+            down = mujoco.mj_ray(self.model, self.data, start, -_UP, scene, 1, body, geom)
+            count += bool(_OVERHEAD - down > _FLAT)
+        return count
+
+    def half_size(self, name: str) -> tuple[float, float]:
+        """Half of an object's size across the fingers that hold it, and along them, metres."""
+        geom = self.model.geom(name)
+        radius, length = (float(value) for value in geom.size[:2])
+        if geom.type[0] == mujoco.mjtGeom.mjGEOM_CAPSULE:
+            return radius, radius + length
+        return (radius, radius) if geom.type[0] == mujoco.mjtGeom.mjGEOM_CYLINDER else (length, radius)
 
     def gripped(self) -> str | None:
         """The object, or "drawer", that touches both fingers now; None when there is none."""
