@@ -81,6 +81,11 @@ class TabletopEnv(gym.Env):
         self.action_space = gym.spaces.Box(ACTION_LOW, ACTION_HIGH, dtype=np.float32)
         self.observation_space = self._space()
 
+    @property
+    def max_steps(self) -> int:
+        """Steps after which an episode is truncated."""
+        return self._max_episode_steps
+
     def choose(self, task: str) -> None:
         """The task of the next reset. Raises ConfigError for an unknown one."""
         if task not in TASKS:

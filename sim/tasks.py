@@ -119,7 +119,7 @@ def success(world: World, task: Task) -> bool:
         world.arm.grip_target > 0.6
         or np.linalg.norm(world.arm.position() - world.position(task.moved)) > 0.05
     )
-    return bool(let_go and world.speed(task.moved) < _STILL and _at_goal(world, task))
+    return bool(let_go and world.speed(task.moved) < _STILL and at_goal(world, task))
 
 
 def goal_position(world: World, task: Task) -> Array:
@@ -168,21 +168,35 @@ def task_state(world: World, task: Task) -> NDArray[np.float32]:
     return np.concatenate(parts).astype(np.float32)
 
 
-def _at_goal(world: World, task: Task) -> bool:
+def over_goal(world: World, task: Task) -> bool:
+    """Whether the moved object is where it should go as seen from above; for tasks that put it somewhere."""
     assert task.moved is not None
     moved = world.position(task.moved)
-    offset = moved - goal_position(world, task)
-    planar = float(np.linalg.norm(offset[:2]))
-    if task.goal == "plate":
-        return planar < 0.06 and moved[2] > 0.015
+    offset = (moved - goal_position(world, task))[:2]
     if task.goal == "basket":
-        return abs(offset[0]) < 0.065 and abs(offset[1]) < 0.055 and moved[2] < 0.05
-    if task.goal == "yellow_cube":
-        return planar < 0.018 and 0.025 < offset[2] < 0.047
+        return bool(abs(offset[0]) < 0.065 and abs(offset[1]) < 0.055)
     if task.goal == "towel":
-        return abs(offset[0]) < 0.07 and abs(offset[1]) < 0.055 and moved[2] < 0.03
-    upright = abs(moved[2] - OBJECTS["can"].rest_height) < 0.01
-    return float(np.linalg.norm((moved - world.position("plate"))[:2])) < 0.10 and upright
+        return bool(abs(offset[0]) < 0.07 and abs(offset[1]) < 0.055)
+    if task.goal == "near_plate":
+        return float(np.linalg.norm((moved - world.position("plate"))[:2])) < 0.10
+    return float(np.linalg.norm(offset)) < {"plate": 0.06, "yellow_cube": 0.018}[task.goal]
+
+
+def at_goal(world: World, task: Task) -> bool:
+    """Whether the moved object is where it should go, held or not; for tasks that put it somewhere."""
+    assert task.moved is not None
+    if not over_goal(world, task):
+        return False
+    height = float(world.position(task.moved)[2])
+    if task.goal == "plate":
+        return height > 0.015
+    if task.goal == "basket":
+        return height < 0.05
+    if task.goal == "yellow_cube":
+        return 0.025 < height - goal_position(world, task)[2] < 0.047
+    if task.goal == "towel":
+        return height < 0.03
+    return abs(height - OBJECTS["can"].rest_height) < 0.01
 
 
 def failure(world: World, task: Task) -> str | None:
@@ -218,7 +232,7 @@ def progress(world: World, task: Task) -> float:
         return min(0.4 * reach + 0.6 * lift, 0.99)
     carried = _closeness(np.linalg.norm((moved - goal_position(world, task))[:2]), 0.35)
     return float(
-        np.clip(0.3 * reach + 0.2 * lift + 0.5 * carried * max(lift, float(_at_goal(world, task))), 0, 0.99)
+        np.clip(0.3 * reach + 0.2 * lift + 0.5 * carried * max(lift, float(at_goal(world, task))), 0, 0.99)
     )
 
 
