@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from valueguide.cli.device import add_device_argument, usable_device
+from valueguide.cli.operators import add_operator_arguments, check_operator, make_operator
 from valueguide.errors import ConfigError
 from valueguide.types import Episode
 
@@ -19,6 +20,9 @@ EXAMPLES = """examples:
 
   # rollouts of a policy on a third-party suite
   valueguide collect --suite metaworld --tasks push-v3 --policy outputs/policy --out outputs/push
+
+  # rollouts in which a scripted operator takes over, at most twice an episode, and hands back
+  valueguide collect --suite wxai-state --policy outputs/policy --operator scripted --takeovers 2 --out out/h
 """
 
 
@@ -35,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--critic", default="", help="guide the policy with this critic")
     parser.add_argument("--k", type=int, default=1, help="candidates per decision when rolling out a policy")
     parser.add_argument("--execute", type=int, default=4, help="steps executed of each chunk")
+    add_operator_arguments(parser)
     parser.add_argument(
         "--seed", type=int, default=0, help="the first episode's seed; episode j uses seed + j"
     )
@@ -63,6 +68,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     settings = vars(args) | {"device": usable_device(args.device) if args.policy else "cpu"}
     suite = resolve_suite(args.suite)
     tasks = suite_tasks(suite, args.tasks)
+    check_operator(args.operator, args.takeovers, args.policy, suite)
     k, members = args.k if args.policy else 0, _members(args.critic)
     spec = dataset_spec(suite, image_format=args.image_format, k=k, members=members)
     jobs = [(task, args.seed + j) for task in tasks for j in range(args.episodes)]
@@ -71,19 +77,22 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         done = {(m.get("task_name"), m.get("seed")) for m in known}
         jobs = [job for job in jobs if job not in done]
     successes: Counter[str] = Counter()
+    by_human = Counter({"takeovers": 0, "human_steps": 0})
     frames = 0
     with EpisodeWriter(args.out, spec) as writer, progress_bar(len(jobs), "episodes") as bar:
         for episode in _episodes(settings, jobs):
             writer.save(episode)
             successes[episode.metadata["task_name"]] += episode.success
             frames += len(episode.steps)
+            by_human.update({name: episode.metadata.get(name, 0) for name in by_human})
             bar.update(1)
-    return {
+    result = {
         "dataset": str(args.out),
         "recorded": len(jobs),
         "frames": frames,
         "successes": {task: successes[task] for task in tasks},
     }
+    return {**result, **by_human} if args.operator else result
 
 
 def _members(critic: str) -> int:
@@ -145,6 +154,7 @@ def _start_worker(settings: dict[str, Any]) -> Callable[[tuple[str, int]], tuple
             device=settings["device"],
         )
         worker["steerer"] = ArmFactory(worker["suite"], models, (arm,)).build(arm)
+        worker["operator"] = make_operator(settings["operator"], settings["takeovers"])
     return partial(_simulate, worker)
 
 
@@ -159,7 +169,13 @@ def _simulate(worker: dict[str, Any], job: tuple[str, int]) -> tuple[tuple[str, 
         from valueguide.evaluation.rollout import rollout
 
         episode = rollout(
-            env, worker["steerer"], seed, suite.max_steps, sampling_seed=seed, record_images=True
+            env,
+            worker["steerer"],
+            seed,
+            suite.max_steps,
+            sampling_seed=seed,
+            record_images=True,
+            operator=worker["operator"],
         )
         episode.metadata.update(task_name=task, seed=seed)
         return job, episode
