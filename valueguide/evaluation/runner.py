@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -13,6 +12,7 @@ from typing import Any, Protocol
 
 from valueguide.errors import ConfigError
 from valueguide.evaluation.arms import ArmFactory, ArmSettings, sampling_seed
+from valueguide.evaluation.resume import finished_rows
 from valueguide.evaluation.rollout import rollout
 from valueguide.evaluation.suite import Suite
 from valueguide.evaluation.workers import run_jobs
@@ -73,7 +73,9 @@ def run_plan(
     settings or other checkpoints.
     """
     out.mkdir(parents=True, exist_ok=True)
-    known = _finished(out, plan)
+    log = out / "episodes.jsonl"
+    rows_before = finished_rows(log, plan.to_json(), _EXTENSIBLE)
+    known = {(row["arm"], row["task"], row["episode"]): row for row in rows_before}
     jobs = plan.jobs()
     rows = {job: known[job] for job in jobs if job in known}
     for row in rows.values():
@@ -81,45 +83,18 @@ def run_plan(
     todo = [job for job in jobs if job not in known]
     versions = {row["arm"]: _versions(row) for row in known.values()}
     start = partial(Worker, plan, make_suite, make_arms)
-    with (out / "episodes.jsonl").open("a") as log:
+    with log.open("a") as file:
         for row in run_jobs(start, todo, workers, _name):
             if versions.setdefault(row["arm"], _versions(row)) != _versions(row):
                 raise ConfigError(
                     f"{out}: holds episodes of arm {row['arm']} with policy and critic "
                     f"{versions[row['arm']]}, these are {_versions(row)}. Use another --out"
                 )
-            log.write(json.dumps(row, allow_nan=False) + "\n")
-            log.flush()
+            file.write(json.dumps(row, allow_nan=False) + "\n")
+            file.flush()
             rows[row["arm"], row["task"], row["episode"]] = row
             on_episode(row)
     return [rows[job] for job in jobs]
-
-
-def _finished(out: Path, plan: Plan) -> dict[Job, dict[str, Any]]:
-    rows = _complete_rows(out / "episodes.jsonl")
-    settings = out / "plan.json"
-    if rows and settings.exists():  # without an episode, nothing depends on the old settings
-        found, wanted = json.loads(settings.read_text()), plan.to_json()
-        different = [k for k, v in wanted.items() if k not in _EXTENSIBLE and found.get(k) != v]
-        if different:
-            raise ConfigError(
-                f"{out}: holds an evaluation with other settings ({', '.join(different)}). Use another --out"
-            )
-    whole = settings.with_suffix(".part")
-    whole.write_text(json.dumps(plan.to_json(), indent=1))
-    os.replace(whole, settings)
-    return {(row["arm"], row["task"], row["episode"]): row for row in rows}
-
-
-def _complete_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a log. A last line without its end, written when the process was killed, is cut off."""
-    if not path.exists():
-        return []
-    content = path.read_bytes()
-    complete = content[: content.rfind(b"\n") + 1]
-    if len(complete) < len(content):
-        os.truncate(path, len(complete))
-    return [json.loads(line) for line in complete.splitlines()]
 
 
 def _versions(row: dict[str, Any]) -> tuple[str, str]:

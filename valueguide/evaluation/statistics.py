@@ -34,6 +34,18 @@ def mcnemar(only_a: int, only_b: int) -> float:
     return min(1.0, 2 * tail)
 
 
+def bootstrap_mean(by_task: Mapping[str, Sequence[float]], seed: int = 0) -> tuple[float, float, float]:
+    """The mean over tasks of each task's mean, and its percentile bootstrap 95 % interval, drawn within
+    each task (10 000 draws). Raises ValueError for a task without values."""
+    rng = np.random.default_rng(seed)
+    means = np.zeros(_DRAWS)
+    for values in by_task.values():
+        array = np.array(values, float)
+        means += array[rng.integers(len(array), size=(_DRAWS, len(array)))].mean(axis=1)
+    low, high = np.quantile(means / len(by_task), [0.025, 0.975])
+    return float(np.mean([np.mean(values) for values in by_task.values()])), float(low), float(high)
+
+
 def paired_difference(a: Mapping[Key, bool], b: Mapping[Key, bool], seed: int = 0) -> dict[str, Any]:
     """How much better b is than a on the same episodes; keys are (task, episode).
 
@@ -47,18 +59,12 @@ def paired_difference(a: Mapping[Key, bool], b: Mapping[Key, bool], seed: int = 
         by_task.setdefault(key[0], []).append(int(b[key]) - int(a[key]))
     if not keys:
         return {"delta": float("nan"), "ci95": [float("nan")] * 2, "p": 1.0, "n": 0, "gained": 0, "lost": 0}
-    rng = np.random.default_rng(seed)
-    means = np.zeros(_DRAWS)
-    for differences in by_task.values():
-        values = np.array(differences, float)
-        means += values[rng.integers(len(values), size=(_DRAWS, len(values)))].mean(axis=1)
-    low, high = np.quantile(means / len(by_task), [0.025, 0.975])
-    delta = float(np.mean([np.mean(d) for d in by_task.values()]))
+    delta, low, high = bootstrap_mean(by_task, seed)
     only_a = sum(a[k] and not b[k] for k in keys)
     only_b = sum(b[k] and not a[k] for k in keys)
     return {
         "delta": delta,
-        "ci95": [float(low), float(high)],
+        "ci95": [low, high],
         "p": mcnemar(only_a, only_b),
         "n": len(keys),
         "gained": only_b,

@@ -12,7 +12,7 @@ from valueguide.errors import DataError
 from valueguide.evaluation.arms import ArmSettings
 from valueguide.evaluation.suite import Suite
 from valueguide.steering.steer import Steerer, SteeringConfig
-from valueguide.testing.fakes import FakeCritic, FakePolicy, FakeSuite
+from valueguide.testing.fakes import FakeCritic, FakePolicy, FakeReachEnv, FakeSuite
 
 
 class FakeArms:
@@ -38,6 +38,41 @@ class RetrainedArms(FakeArms):
 
 def fake_suite(name: str) -> FakeSuite:
     return FakeSuite(name)
+
+
+class RestorableEnv(FakeReachEnv):
+    """The point on a line, whose moments can be gone back to."""
+
+    def snapshot(self) -> tuple[float, float, int]:
+        return self._position, self._goal, self._steps
+
+    def restore(self, snapshot: tuple[float, float, int]) -> tuple[dict[str, Any], dict[str, Any]]:
+        self._position, self._goal, self._steps = snapshot
+        return self.observe(), self._info("")
+
+
+class RestorableSuite(FakeSuite):
+    """Its environments leave the time limit to whoever runs them."""
+
+    def make(self, task: str, wording: str = "train", visuals: str = "train") -> FakeReachEnv:
+        return RestorableEnv(10 * self.max_steps, task)
+
+
+def restorable_suite(name: str) -> FakeSuite:
+    return RestorableSuite(name)
+
+
+def fake_policy(path: str, suite: Suite, device: str) -> FakePolicy:
+    """path: a version, for tests in which the policy changes; "history" is one that remembers."""
+    policy = FakePolicy(noise=0.15, history=2 if path == "history" else 1)
+    policy.version = path
+    return policy
+
+
+def retrained_policy(path: str, suite: Suite, device: str) -> FakePolicy:
+    policy = fake_policy(path, suite, device)
+    policy.version = "retrained"
+    return policy
 
 
 def double() -> Callable[[int], int]:
