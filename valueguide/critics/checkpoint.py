@@ -22,14 +22,22 @@ from torch import Tensor, nn
 from valueguide.critics.config import CriticSpec, NetworkConfig, TrainConfig
 from valueguide.critics.folders import replacing
 from valueguide.critics.language import DEFAULT_SIMILARITY
+from valueguide.critics.manifest import (
+    CONFIG,
+    FORMAT,
+    MANIFEST,
+    WEIGHTS,
+    digest,
+    read_json,
+    read_manifest,
+    sha256,
+)
 from valueguide.critics.networks import CriticNetwork
 from valueguide.critics.normalizer import Normalizer
 from valueguide.critics.trainer import CriticTrainer, Normalizers
 from valueguide.errors import CheckpointError, ConfigError, mismatch
 
-WEIGHTS, CONFIG, MANIFEST = "model.safetensors", "config.yaml", "manifest.json"
 TRAINING_TENSORS, TRAINING_STATE = "training.safetensors", "training.json"
-_FORMAT = "valueguide-critic-1"
 _TOWER = "tower."
 
 
@@ -64,14 +72,14 @@ def save_critic(
     with replacing(Path(folder)) as draft:
         _save_tensors(draft / WEIGHTS, tensors)
         (draft / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False))
-        files = {name: _sha256(draft / name) for name in (WEIGHTS, CONFIG)}
+        files = {name: sha256(draft / name) for name in (WEIGHTS, CONFIG)}
         manifest = {
-            "format": _FORMAT,
-            "version": _digest(files)[:12],
+            "format": FORMAT,
+            "version": digest(files)[:12],
             "files": files,
             "normalizers": normalizers,
             "instructions": instructions,
-            "inputs_sha256": _digest([normalizers, instructions]),
+            "inputs_sha256": digest([normalizers, instructions]),
             "instruction_similarity": DEFAULT_SIMILARITY,
             "step": trainer.step,
             "made_with": {name: importlib.metadata.version(name) for name in ("valueguide", "torch")},
@@ -86,7 +94,7 @@ class LoadedCritic:
 
     def __init__(self, folder: Path) -> None:
         """Raises CheckpointError naming the file that is missing, changed, truncated or does not fit."""
-        self.manifest = _read_manifest(folder)
+        self.manifest = read_manifest(folder)
         self.version: str = self.manifest["version"]
         config = _read_config(folder / CONFIG)
         self.spec, self.network_config, self.tower_config = config
@@ -127,7 +135,7 @@ def save_training(folder: Path, trainer: CriticTrainer) -> None:
             "spec": _plain(trainer.spec),
             "network": _plain(trainer.network),
             "train": _plain(trainer.config),
-            "sha256": _sha256(draft / TRAINING_TENSORS),
+            "sha256": sha256(draft / TRAINING_TENSORS),
             "inputs_sha256": _inputs_digest(trainer),
         }
         (draft / TRAINING_STATE).write_text(json.dumps(state, indent=1))
@@ -136,7 +144,7 @@ def save_training(folder: Path, trainer: CriticTrainer) -> None:
 def resume_training(folder: Path, trainer: CriticTrainer) -> None:
     """Put a freshly built trainer into the saved state; CheckpointError when settings differ."""
     path = folder / TRAINING_STATE
-    state = _read_json(path)
+    state = read_json(path)
     for name, value in (("spec", trainer.spec), ("network", trainer.network), ("train", trainer.config)):
         if _with_defaults(state.get(name), value) != _plain(value):
             raise CheckpointError(
@@ -155,7 +163,7 @@ def resume_training(folder: Path, trainer: CriticTrainer) -> None:
             f"{path}: expected the data of the interrupted run, found other normalisers or instructions. "
             "Use a new --out"
         )
-    if _sha256(folder / TRAINING_TENSORS) != state["sha256"]:
+    if sha256(folder / TRAINING_TENSORS) != state["sha256"]:
         raise CheckpointError(f"{folder / TRAINING_TENSORS}: the content does not match its recorded hash")
     tensors = load_tensors(folder / TRAINING_TENSORS)
     load_exactly(trainer.target, _part(tensors, "target."), folder / TRAINING_TENSORS)
@@ -201,28 +209,6 @@ def load_exactly(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> N
     module.load_state_dict(tensors)
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: expected a critic folder, found none")
-    path = folder / MANIFEST
-    manifest = _read_json(path)
-    if manifest.get("format") != _FORMAT:
-        raise CheckpointError(mismatch(str(path), "format", _FORMAT, manifest.get("format")))
-    for key in ("version", "files", "normalizers", "instructions"):
-        if key not in manifest:
-            raise CheckpointError(f"{path}: field {key!r} is missing")
-    for name in (WEIGHTS, CONFIG):
-        wanted, found = str(manifest["files"].get(name)), _sha256(folder / name)
-        if found != wanted:
-            raise CheckpointError(mismatch(str(folder / name), "sha256", wanted[:12], found[:12]))
-    if manifest["version"] != _digest(manifest["files"])[:12]:
-        raise CheckpointError(f"{path}: the version does not belong to the recorded hashes")
-    inputs = _digest([manifest["normalizers"], manifest["instructions"]])
-    if manifest.get("inputs_sha256", inputs) != inputs:
-        raise CheckpointError(f"{path}: normalizers or instructions were changed after training")
-    return manifest
-
-
 def _read_config(path: Path) -> tuple[CriticSpec, NetworkConfig, dict[str, Any] | None]:
     try:
         raw = yaml.safe_load(path.read_text())
@@ -259,28 +245,7 @@ def _normalizers_json(normalizers: Normalizers) -> dict[str, Any]:
 def _inputs_digest(trainer: CriticTrainer) -> str:
     """Of what a resumed run must see alike: normalisers and instruction embeddings."""
     embeddings = hashlib.sha256(trainer.embeddings.cpu().numpy().tobytes()).hexdigest()
-    return _digest([_normalizers_json(trainer.normalizers), embeddings])
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: expected a JSON file, found {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, found {type(content).__name__}")
-    return content
-
-
-def _sha256(path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise CheckpointError(f"{path}: expected a readable file, found {error}") from error
+    return digest([_normalizers_json(trainer.normalizers), embeddings])
 
 
 def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:

@@ -1,9 +1,10 @@
-"""A LeRobot policy as a `Policy`: physical numbers in and out, K seeded candidates, own history."""
+"""A LeRobot policy as a `Policy` and a `BatchProposer`: physical numbers in and out, seeded candidates."""
 
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict, deque
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,15 +17,16 @@ from lerobot.processor import (
     RenameObservationsProcessorStep,
     TokenizerProcessorStep,
 )
-from lerobot.utils.constants import OBS_ENV_STATE, OBS_IMAGES, OBS_STATE
+from lerobot.utils.constants import ACTION, OBS_ENV_STATE, OBS_IMAGES, OBS_STATE
+from numpy.typing import NDArray
 
 from valueguide.errors import ConfigError, DataError, mismatch
 from valueguide.policies.processors import AppendEnvironmentState
 from valueguide.policies.sampling import make_sampler
-from valueguide.policies.sampling.noise import RowNoise
-from valueguide.types import Candidates, Observation
+from valueguide.policies.sampling.noise import StackedNoise
+from valueguide.policies.tokens import RememberingTokenizer
+from valueguide.types import Candidates, Float32, Observation, UInt8
 
-_REMEMBERED_TEXTS = 256
 _PADDING_CAMERA = f"{OBS_IMAGES}.empty_camera_"
 
 
@@ -37,7 +39,7 @@ class _Frame:
 
 
 class LeRobotPolicy:
-    """Implements `valueguide.interfaces.Policy` for every LeRobot policy type.
+    """Implements `interfaces.Policy` and `interfaces.BatchProposer` for every LeRobot policy type.
 
     horizon, action_dim: steps and numbers of one candidate. history: observation steps that the
     policy looks at. cameras: camera name -> (height, width). state_dim: length of the state that the
@@ -59,9 +61,11 @@ class LeRobotPolicy:
         self._preprocessor, self._postprocessor = preprocessor, postprocessor
         self._appends = any(isinstance(step, AppendEnvironmentState) for step in preprocessor.steps)
         # Actions relative to the state become absolute with the state that was pre-processed last.
-        self._relative = any(
-            isinstance(step, RelativeActionsProcessorStep) and step.enabled for step in preprocessor.steps
-        )
+        self._relative = [
+            step
+            for step in preprocessor.steps
+            if isinstance(step, RelativeActionsProcessorStep) and step.enabled
+        ]
         self.action_dim = int(config.action_feature.shape[0])
         self.state_dim = int(config.robot_state_feature.shape[0]) if config.robot_state_feature else 0
         self.needs_environment_state = self._appends or config.env_state_feature is not None
@@ -69,7 +73,7 @@ class LeRobotPolicy:
         self.cameras = {name: shape for name, (_, shape) in self._camera_keys.items()}
         for step in preprocessor.steps:
             if isinstance(step, TokenizerProcessorStep):
-                step.input_tokenizer = _RememberingTokenizer(step.input_tokenizer)
+                step.input_tokenizer = RememberingTokenizer(step.input_tokenizer)
         self._sampler = make_sampler(policy)
         self.history = self._sampler.history
         # Frames are pre-processed when they are first needed: not at all between replans if history is 1.
@@ -101,10 +105,7 @@ class LeRobotPolicy:
 
     def sample(self, k: int, seed: int) -> Candidates:
         """K chunks, float32 (K, H, A), physical. Candidate i depends on the seed and i, not on K."""
-        if k < 1:
-            raise ConfigError(mismatch("sample", "K", "at least 1 candidate", k))
-        if seed < 0:
-            raise ConfigError(mismatch("sample", "seed", "0 or more", seed))
+        _check_request("sample", k, np.array([seed]))
         if not self._frames:
             raise DataError(
                 "sample: expected an observation since the last reset, found none. Call observe first"
@@ -112,24 +113,106 @@ class LeRobotPolicy:
         with torch.inference_mode():
             for frame in self._frames:
                 if frame.batch is None or (self._relative and frame is self._frames[-1]):
-                    frame.batch = self._preprocess(frame.observation)
+                    frame.batch = self._preprocess([frame.observation])
             frames: list[Any] = [frame.batch for frame in self._frames]
-            # A cold start repeats the first observation, as LeRobot's own queues do.
-            frames = [frames[0]] * (self.history - len(frames)) + frames
-            actions = self._sampler([dict(frame) for frame in frames], k, RowNoise(seed))
-            actions = self._postprocessor(actions)
-        return Candidates(actions.float().cpu().numpy())
+            actions = self._sample(frames, k, [seed])
+        return Candidates(actions)
 
-    def _preprocess(self, observation: Observation) -> dict[str, Any]:
-        batch: dict[str, Any] = {"task": observation.task}
+    def propose(
+        self,
+        observations: Sequence[Observation] | Sequence[Sequence[Observation]],
+        k: int,
+        seeds: NDArray[np.int64],
+    ) -> Float32:
+        """K chunks for each of B unrelated observations, float32 (B, K, H, A), physical.
+
+        observations: of a policy with a history, the last observations of each row, oldest first, as many
+            as `history` or fewer at an episode's start. seeds: int64 (B,), 0 or more.
+        Row i is what `reset`, `observe(observations[i])` and `sample(k, seeds[i])` give, to float
+        tolerance, whatever the other rows and K are; this policy's own history is left alone. One forward
+        pass serves all rows, except of policy types without a sampler of their own (see docs/policies.md),
+        which are asked row by row. Memory grows with B: ask for as many rows as fit. Raises DataError when
+        an observation does not fit the policy, ConfigError for single observations of a policy with a
+        history.
+        """
+        _check_request("propose", k, seeds)
+        windows = [self._window(row) for row in observations]
+        if len(windows) != len(seeds):
+            raise ConfigError(mismatch("propose", "seeds", f"{len(windows)}, one a row", len(seeds)))
+        if not windows:
+            return np.zeros((0, k, self.horizon, self.action_dim), np.float32)
+        with torch.inference_mode():
+            # Oldest first: relative actions become absolute with the states of the last frame.
+            frames = [self._preprocess([w[step] for w in windows]) for step in range(self.history)]
+            actions = self._sample(frames, k, [int(seed) for seed in seeds])
+        return actions.reshape(len(windows), k, *actions.shape[1:])
+
+    def _window(self, row: Observation | Sequence[Observation]) -> list[Observation]:
+        """One row of `propose` as `history` observations."""
+        if isinstance(row, Observation):
+            if self.history > 1:
+                wanted = f"sequences of up to {self.history} observations, oldest first"
+                raise ConfigError(
+                    mismatch("propose", "rows of a policy with a history", wanted, "single ones")
+                )
+            row = [row]
+        if not 1 <= len(row) <= self.history:
+            raise ConfigError(mismatch("propose", "observations a row", f"1 to {self.history}", len(row)))
+        for observation in row:
+            self._check(observation)
+        return _padded(list(row), self.history)
+
+    def _sample(self, frames: list[dict[str, Any]], k: int, seeds: list[int]) -> Float32:
+        """frames: pre-processed, each of B rows, the newest one last. Returns (B * K, H, A), physical."""
+        # Samplers may change what they are given, and `observe` keeps frames for later calls.
+        copies = [dict(frame) for frame in _padded(frames, self.history)]
+        actions = self._sampler(copies, k, StackedNoise(seeds))
+        for step in self._relative:
+            if len(seeds) > 1:
+                step._last_state = step._last_state.repeat_interleave(k, 0)
+        return self._postprocessor(actions).float().cpu().numpy()
+
+    def _preprocess(self, observations: list[Observation]) -> dict[str, Any]:
+        """What the policy's pre-processor makes of B observations."""
+        extra = [o.environment_state for o in observations if o.environment_state is not None]
+        return self.preprocess(
+            [o.task for o in observations],
+            np.stack([o.state for o in observations]),
+            np.stack(extra) if self.needs_environment_state else None,
+            {name: np.stack([o.images[name] for o in observations]) for name in self.cameras},
+        )
+
+    def preprocess(
+        self,
+        tasks: Sequence[str],
+        state: Float32,
+        environment_state: Float32 | None = None,
+        images: dict[str, UInt8] | None = None,
+        actions: Float32 | None = None,
+    ) -> dict[str, Any]:
+        """The policy's own pre-processor on B rows at once: renamed, normalised, tokenised, on its device.
+
+        tasks: B instructions. state, environment_state: (B, S), (B, N); images: camera -> uint8
+        (B, height, width, 3), of which those that the policy lacks are left out; actions: (B, T, A).
+        All physical, and not checked here.
+        """
+        batch: dict[str, Any] = {"task": list(tasks)}
         if self.state_dim:
-            batch[OBS_STATE] = torch.tensor(observation.state, dtype=torch.float32)
+            batch[OBS_STATE] = torch.tensor(state, dtype=torch.float32)
         if self.needs_environment_state:
-            batch[OBS_ENV_STATE] = torch.tensor(observation.environment_state, dtype=torch.float32)
+            batch[OBS_ENV_STATE] = torch.tensor(environment_state, dtype=torch.float32)
         for name, (key, _) in self._camera_keys.items():
-            pixels = np.ascontiguousarray(observation.images[name].transpose(2, 0, 1))
-            batch[key] = torch.tensor(pixels).float().div_(255.0)
+            if images and name in images:
+                pixels = np.ascontiguousarray(images[name].transpose(0, 3, 1, 2))
+                batch[key] = torch.tensor(pixels).float().div_(255.0)
+        if actions is not None:
+            batch[ACTION] = torch.tensor(actions, dtype=torch.float32)
         return self._preprocessor(batch)
+
+    @property
+    def processors(self) -> tuple[PolicyProcessorPipeline, PolicyProcessorPipeline]:
+        """The pre- and the post-processor, for saving them beside changed weights."""
+        return self._preprocessor, self._postprocessor
 
     def _check(self, observation: Observation) -> None:
         for name, (height, width) in self.cameras.items():
@@ -200,21 +283,14 @@ def _camera_keys(
     return cameras
 
 
-class _RememberingTokenizer:
-    """A tokenizer that keeps its results for the texts it saw last: instructions change rarely."""
+def _padded(frames: list[Any], history: int) -> list[Any]:
+    """A cold start repeats the first observation, as LeRobot's own queues do."""
+    return [frames[0]] * (history - len(frames)) + frames
 
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        self._known: OrderedDict[tuple[str, ...], Any] = OrderedDict()
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._tokenizer, name)
-
-    def __call__(self, texts: list[str], **options: Any) -> Any:
-        # The step that calls this always passes the same options.
-        key = tuple(texts)
-        if key not in self._known:
-            self._known[key] = self._tokenizer(texts, **options)
-            if len(self._known) > _REMEMBERED_TEXTS:
-                self._known.popitem(last=False)
-        return self._known[key]
+def _check_request(where: str, k: int, seeds: NDArray[np.int64]) -> None:
+    if k < 1:
+        raise ConfigError(mismatch(where, "K", "at least 1 candidate", k))
+    if seeds.ndim != 1 or (seeds < 0).any():
+        found = seeds.shape if seeds.ndim != 1 else int(seeds.min())
+        raise ConfigError(mismatch(where, "seed", "0 or more", found))

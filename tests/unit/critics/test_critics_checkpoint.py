@@ -297,7 +297,7 @@ def _edit(folder, change):
 
 def _record_hashes(folder):
     """What somebody would do who edits a checkpoint on purpose."""
-    from valueguide.critics.checkpoint import _digest, _sha256
+    from valueguide.critics.manifest import digest, sha256
 
-    files = {name: _sha256(folder / name) for name in (WEIGHTS, CONFIG)}
-    _edit(folder, lambda manifest: manifest.update(files=files, version=_digest(files)[:12]))
+    files = {name: sha256(folder / name) for name in (WEIGHTS, CONFIG)}
+    _edit(folder, lambda manifest: manifest.update(files=files, version=digest(files)[:12]))

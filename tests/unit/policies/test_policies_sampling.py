@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from valueguide.errors import ConfigError
 from valueguide.policies.sampling import make_sampler
 from valueguide.policies.sampling.base import BatchedSampler, repeat
-from valueguide.policies.sampling.noise import GivenNoise, RowNoise
+from valueguide.policies.sampling.noise import GivenNoise, RowNoise, StackedNoise
 from valueguide.testing.tiny_models import CAMERAS, POLICY_TYPES, TinyPolicy, tiny_observation
 from valueguide.types import Observation
 
@@ -94,11 +94,11 @@ def test_shared_prefix_equals_the_batched_result(policy_type: str, config: dict[
     sampler = make_sampler(shared.policy)
     frames = [lerobot_frame(stock, tiny_observation(seed)) for seed in range(sampler.history)]
     with torch.inference_mode():
-        actual = sampler([dict(f) for f in frames], K, RowNoise(SEED))
+        actual = sampler([dict(f) for f in frames], K, StackedNoise([SEED]))
         if policy_type == "act":
             expected = _batched_act(stock, frames[-1])
         else:
-            expected = BatchedSampler(stock.policy)([dict(f) for f in frames], K, RowNoise(SEED))
+            expected = BatchedSampler(stock.policy)([dict(f) for f in frames], K, StackedNoise([SEED]))
     assert (actual - actual[:1]).abs().max() > 1e-3, "candidates do not differ"
     tolerance = 0.0 if policy_type.startswith("pi") else 5e-6
     torch.testing.assert_close(actual, expected, atol=tolerance, rtol=0)
@@ -252,7 +252,7 @@ def test_single_step_policies_are_refused(tiny: Any) -> None:
 
     policy.predict_action_chunk = no_chunks
     with pytest.raises(ConfigError, match="predicts action chunks"):
-        BatchedSampler(policy)([{OBS_STATE: torch.zeros(1, 6)}], 1, RowNoise(0))
+        BatchedSampler(policy)([{OBS_STATE: torch.zeros(1, 6)}], 1, StackedNoise([0]))
 
 
 def test_what_was_remembered_follows_the_weights(tiny: Any) -> None:

@@ -14,7 +14,7 @@ from lerobot.policies.act.modeling_act import ACTPolicy
 from torch import Tensor, nn
 
 from valueguide.policies.sampling.base import Frame, repeat
-from valueguide.policies.sampling.noise import RowNoise
+from valueguide.policies.sampling.noise import StackedNoise
 
 
 class ActSampler:
@@ -25,19 +25,19 @@ class ActSampler:
         self.history = 1
         self.horizon = policy.config.chunk_size
 
-    def __call__(self, frames: list[Frame], k: int, noise: RowNoise) -> Tensor:
+    def __call__(self, frames: list[Frame], k: int, noise: StackedNoise) -> Tensor:
         model = self.policy.model
-        latent = noise.draw(k, (self.policy.config.latent_dim,))
-        latent[0] = 0.0
+        latent = noise.draw(len(noise.rows) * k, (self.policy.config.latent_dim,))
+        latent[::k] = 0.0
 
         def inject(module: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor]:
             return (latent.to(args[0]),)
 
         def first_only(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
-            return (args[0][:1],)
+            return (args[0][::k],)
 
         def spread(module: nn.Module, args: Any, output: dict[str, Tensor]) -> dict[str, Tensor]:
-            return {name: value.expand(k, *value.shape[1:]) for name, value in output.items()}
+            return {name: value.repeat_interleave(k, 0) for name, value in output.items()}
 
         hooks = [model.encoder_latent_input_proj.register_forward_pre_hook(inject)]
         if self.policy.config.image_features:

@@ -1,8 +1,8 @@
 """What a sampler offers, and the batched one that works for every LeRobot policy.
 
-A sampler turns the pre-processed observation frames of one instant (batch size 1, oldest first)
-into K normalised action chunks. Policies with a sampler of their own share the work that does not
-depend on the noise; here the observation is simply copied K times.
+A sampler turns the pre-processed observation frames of B unrelated instants (oldest first) into K
+normalised action chunks for each. Policies with a sampler of their own share the work that does not
+depend on the noise; here every observation is simply copied K times.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lerobot.utils.constants import ACTION, OBS_IMAGES
 from torch import Tensor
 
 from valueguide.errors import ConfigError
-from valueguide.policies.sampling.noise import GivenNoise, RowNoise
+from valueguide.policies.sampling.noise import GivenNoise, RowNoise, StackedNoise
 
 Frame = dict[str, Any]
 _OBS_IMAGE = "observation.image"
@@ -30,8 +30,11 @@ class Sampler(Protocol):
     history: int
     horizon: int
 
-    def __call__(self, frames: list[Frame], k: int, noise: RowNoise) -> Tensor:
-        """frames: `history` pre-processed batches of size 1. Returns (K, H, A), normalised."""
+    def __call__(self, frames: list[Frame], k: int, noise: StackedNoise) -> Tensor:
+        """frames: `history` pre-processed batches of size B. noise: of B seeds.
+
+        Returns (B * K, H, A), normalised, the K chunks of each observation together.
+        """
 
 
 def repeat(frame: Frame, k: int) -> Frame:
@@ -46,8 +49,18 @@ def repeat(frame: Frame, k: int) -> Frame:
     }
 
 
+def _row(frame: Frame, i: int) -> Frame:
+    """Observation i alone, as a batch of size 1."""
+
+    def one(value: Any) -> Any:
+        batched = isinstance(value, list) or (isinstance(value, Tensor) and value.dim() > 0)
+        return value[i : i + 1] if batched else value
+
+    return {key: one(value) for key, value in frame.items()}
+
+
 def stack_history(frames: list[Frame], image_keys: list[str], state_keys: list[str]) -> Frame:
-    """The last frame, plus (1, T, ...) states and (1, T, cameras, C, H, W) images over all frames."""
+    """The last frame, plus (B, T, ...) states and (B, T, cameras, C, H, W) images over all frames."""
     batch = dict(frames[-1])
     for key in state_keys:
         batch[key] = torch.stack([frame[key] for frame in frames], dim=1)
@@ -58,14 +71,22 @@ def stack_history(frames: list[Frame], image_keys: list[str], state_keys: list[s
 
 
 class BatchedSampler:
-    """Any policy: one `predict_action_chunk` on K copies of the observation."""
+    """Any policy: one `predict_action_chunk` on K copies of each observation, one observation at a time.
+
+    What such a policy draws besides normal noise is seeded for the call as a whole, so that rows of one
+    call could not be kept independent of each other.
+    """
 
     def __init__(self, policy: PreTrainedPolicy) -> None:
         self.policy = policy
         self.history = int(getattr(policy.config, "n_obs_steps", 1) or 1)
         self.horizon = 0
 
-    def __call__(self, frames: list[Frame], k: int, noise: RowNoise) -> Tensor:
+    def __call__(self, frames: list[Frame], k: int, noise: StackedNoise) -> Tensor:
+        each = [[_row(frame, i) for frame in frames] for i in range(len(noise.rows))]
+        return torch.cat([self._one(row, k, seeded) for row, seeded in zip(each, noise.rows, strict=True)])
+
+    def _one(self, frames: list[Frame], k: int, noise: RowNoise) -> Tensor:
         self.policy.reset()
         batch: Frame = {}
         for frame in frames:

@@ -35,16 +35,30 @@ class RowNoise:
         return rows if like is None else rows.to(device=like.device, dtype=like.dtype)
 
 
-class GivenNoise(TorchFunctionMode):
-    """Inside this context, PyTorch's random functions draw their rows from a RowNoise.
+class StackedNoise:
+    """The streams of B seeds one after the other: draws are (B * K, *shape), each seed's K rows together."""
 
-    For code that offers no way to pass noise in. Calls whose leading size is not K, and random
+    def __init__(self, seeds: Sequence[int]) -> None:
+        """seeds: B integers >= 0."""
+        self.rows = [RowNoise(seed) for seed in seeds]
+
+    def draw(self, count: int, shape: Sequence[int], like: Tensor | None = None) -> Tensor:
+        """float32 (count, *shape), count = B * K; row i * K + j is row j of `RowNoise(seeds[i])`."""
+        each = count // len(self.rows)
+        stacked = torch.cat([row.draw(each, shape) for row in self.rows])
+        return stacked if like is None else stacked.to(device=like.device, dtype=like.dtype)
+
+
+class GivenNoise(TorchFunctionMode):
+    """Inside this context, PyTorch's random functions draw their rows from the given noise.
+
+    For code that offers no way to pass noise in. Calls whose leading size is not `count`, and random
     functions other than those listed, are left alone (run them under `torch.random.fork_rng`).
     """
 
-    def __init__(self, noise: RowNoise, k: int) -> None:
+    def __init__(self, noise: RowNoise | StackedNoise, count: int) -> None:
         super().__init__()
-        self._noise, self._k = noise, k
+        self._noise, self._count = noise, count
 
     def __torch_function__(
         self,
@@ -55,13 +69,13 @@ class GivenNoise(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         shape = _normal_shape(func, args, kwargs)
-        if shape is None or not shape or shape[0] != self._k:
+        if shape is None or not shape or shape[0] != self._count:
             return func(*args, **kwargs)
         like = args[0] if func is torch.randn_like else None
         if func is torch.normal:
             mean, std = (*args, kwargs.get("mean", 0.0), kwargs.get("std", 1.0))[:2]
             like = next((part for part in (mean, std) if isinstance(part, Tensor)), None)
-        rows = self._noise.draw(self._k, shape[1:], like)
+        rows = self._noise.draw(self._count, shape[1:], like)
         if func is torch.normal:
             rows = rows * std + mean
         return rows.to(device=kwargs.get("device"), dtype=kwargs.get("dtype"))

@@ -16,11 +16,11 @@ from lerobot.utils.constants import OBS_STATE
 from torch import Tensor, nn
 
 from valueguide.policies.sampling.base import Frame
-from valueguide.policies.sampling.noise import RowNoise
+from valueguide.policies.sampling.noise import StackedNoise
 
 
 class PrefixCacheSampler:
-    """Swaps in a flow model that accepts K noises for one observation; K = 1 is untouched."""
+    """Swaps in a flow model that accepts K noises for each observation; K = 1 is untouched."""
 
     def __init__(self, policy: PreTrainedPolicy) -> None:
         config = policy.config
@@ -31,12 +31,13 @@ class PrefixCacheSampler:
         policy.model.__class__ = _shared(type(policy.model))
         self._projections = _cross_projections(policy.model)
 
-    def __call__(self, frames: list[Frame], k: int, noise: RowNoise) -> Tensor:
+    def __call__(self, frames: list[Frame], k: int, noise: StackedNoise) -> Tensor:
         frame = dict(frames[-1])
         if OBS_STATE in frame:
             frame[OBS_STATE] = frame[OBS_STATE].clone()  # smolvla for Aloha converts it in place
-        start = noise.draw(k, self._noise_shape).to(next(self.policy.parameters()).device)
-        with _projecting_once(self._projections):
+        start = noise.draw(len(noise.rows) * k, self._noise_shape)
+        start = start.to(next(self.policy.parameters()).device)
+        with _projecting_once(self._projections, k):
             return self.policy.predict_action_chunk(frame, noise=start)
 
 
@@ -55,16 +56,17 @@ def _cross_projections(model: nn.Module) -> list[nn.Linear]:
 
 
 @contextmanager
-def _projecting_once(projections: list[nn.Linear]) -> Iterator[None]:
-    """Within one decision the prefix stays the same and its K copies are equal: project one, once."""
+def _projecting_once(projections: list[nn.Linear], k: int) -> Iterator[None]:
+    """Within one decision the prefixes stay the same and K copies of each are equal: project one, once."""
 
     def remembering(projection: nn.Linear) -> Any:
         known: list[Tensor] = []
 
         def forward(x: Tensor) -> Tensor:
             if not known:
-                known.append(nn.functional.linear(x[:1], projection.weight, projection.bias))
-            return known[0].expand(len(x), -1, -1)
+                once = nn.functional.linear(x[::k], projection.weight, projection.bias)
+                known.append(once.repeat_interleave(k, 0))
+            return known[0]
 
         return forward
 
