@@ -1,1 +1,1 @@
-"""Learning while working (ALOE): segments, replay, targets from the current policy, improvement, the learner."""
+"""Learning while working (ALOE): segments, replay, targets from the current policy, improvement, learner."""
