@@ -1,4 +1,4 @@
-"""A critic folder's manifest: what belongs together, by hash. Free of torch, so a robot can check it too."""
+"""A critic folder's manifest: what belongs together, by hash. Needs no torch: a robot can check it too."""
 
 from __future__ import annotations
 
