@@ -289,7 +289,7 @@ def test_success_column_and_success_argument_decide(tmp_path):
     last = loader.at(np.array([1, 2]))
     np.testing.assert_array_equal(last.next_state, [[0, 3], [0, 3]])
     np.testing.assert_allclose(last.discount, [0.25, 0.5])
-    with pytest.raises(DataError, match="only_replans needs the plans that valueguide records"):
+    with pytest.raises(DataError, match="expected the plans that valueguide records"):
         ChunkLoader(failed, 2, only_replans=True)
     with pytest.raises(DataError, match="one for each of 2 episodes"):
         EpisodeDataset.open(tmp_path / "plain", success=[True])
