@@ -95,7 +95,8 @@ def shrunken_pi() -> Iterator[None]:
 
     with contextlib.ExitStack() as stack:
         for module in (modeling_pi0, modeling_pi05):
-            size = module.GemmaConfig(width=32, depth=2, mlp_dim=64, num_heads=2, num_kv_heads=1, head_dim=16)
+            # 8 heads, because the training pass of LeRobot has that number written in.
+            size = module.GemmaConfig(width=32, depth=2, mlp_dim=64, num_heads=8, num_kv_heads=1, head_dim=16)
             shrunken = {
                 "get_gemma_config": lambda variant, size=size: size,
                 "PaliGemmaForConditionalGenerationWithPiGemma": _shrinking(
