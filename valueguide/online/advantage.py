@@ -6,19 +6,23 @@ Q(s, a'), weight exp(clip(A / beta, -epsilon, epsilon)). No gradient passes to t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from valueguide.critics.encoders import Inputs
 from valueguide.critics.trainer import CriticTrainer, build_inputs
 from valueguide.errors import ConfigError, DataError, mismatch
 from valueguide.interfaces import BatchProposer
 from valueguide.online.examples import PolicyExamples
 from valueguide.types import Float32, Observation
 
+#: B observations -> float32 (B, F), the outputs of a frozen vision tower.
+FeaturesOf = Callable[[list[Observation]], Float32]
 CORRECTIONS = ("advantage", "at_least_one", "one")
 _ROWS = 64
 
@@ -75,11 +79,42 @@ class Judge(Protocol):
     def advantages(self, examples: PolicyExamples) -> Float32: ...
 
 
+class ObservationInputs:
+    """Turns observations into the network inputs of a critic.
+
+    trainer: its normalisers and the embeddings of `instructions`. features: for critics that read pictures
+    through a frozen tower, (observations) -> float32 (B, F).
+    """
+
+    def __init__(
+        self, trainer: CriticTrainer, instructions: list[str], features: FeaturesOf | None = None
+    ) -> None:
+        self._trainer, self._features = trainer, features
+        self._row = {sentence: i for i, sentence in enumerate(instructions)}
+
+    def __call__(self, seen: list[Observation]) -> Inputs:
+        """Raises DataError for a sentence without an embedding."""
+        trainer = self._trainer
+        unknown = next((o.task for o in seen if o.task not in self._row), None)
+        if unknown is not None:
+            raise DataError(mismatch("critic input", "instruction", "one of the replay's", repr(unknown)))
+        numbers = torch.tensor([self._row[o.task] for o in seen], device=trainer.device)
+        extra = [o.environment_state for o in seen if o.environment_state is not None]
+        return build_inputs(
+            trainer.network.encoder,
+            trainer.normalizers,
+            language=trainer.embeddings[numbers],
+            state=np.stack([o.state for o in seen]),
+            environment_state=np.stack(extra) if extra else None,
+            features=self._features(seen) if self._features is not None else None,
+            images={c: np.stack([o.images[c] for o in seen]) for c in trainer.spec.cameras},
+        )
+
+
 class PolicyJudge:
     """ALOE's advantage: Q of what was done, less the mean Q of chunks that the current policy proposes.
 
-    trainer: its target network judges. k: proposals a state. Critics that read pictures through a frozen
-    tower need `features`, (observations) -> float32 (B, F).
+    trainer: its target network judges. k: proposals a state. features: as in `ObservationInputs`.
     """
 
     def __init__(
@@ -89,11 +124,10 @@ class PolicyJudge:
         proposer: BatchProposer,
         k: int = 4,
         seed: int = 0,
-        features: Any = None,
+        features: FeaturesOf | None = None,
     ) -> None:
         self._trainer, self._proposer, self._k, self._seed = trainer, proposer, k, seed
-        self._row = {sentence: i for i, sentence in enumerate(instructions)}
-        self._features = features
+        self._inputs = ObservationInputs(trainer, instructions, features)
 
     @torch.no_grad()
     def advantages(self, examples: PolicyExamples) -> Float32:
@@ -118,17 +152,3 @@ class PolicyJudge:
         q = network(encoded, normalize(torch.from_numpy(done).to(device), valid), valid).min(0).values
         value = network.score_many(encoded, normalize(torch.from_numpy(own).to(device))).min(0).values.mean(1)
         return (q - value).cpu().numpy()
-
-    def _inputs(self, seen: list[Observation]) -> Any:
-        trainer = self._trainer
-        numbers = torch.tensor([self._row[o.task] for o in seen], device=trainer.device)
-        extra = [o.environment_state for o in seen if o.environment_state is not None]
-        return build_inputs(
-            trainer.network.encoder,
-            trainer.normalizers,
-            language=trainer.embeddings[numbers],
-            state=np.stack([o.state for o in seen]),
-            environment_state=np.stack(extra) if extra else None,
-            features=self._features(seen) if self._features is not None else None,
-            images={c: np.stack([o.images[c] for o in seen]) for c in trainer.spec.cameras},
-        )

@@ -11,7 +11,7 @@ import hashlib
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -200,7 +200,7 @@ class TargetBatches:
         """Share of the time since `iterate` began that the learner spent waiting for an item."""
         return self._prefetcher.wait_share
 
-    def iterate(self, start_step: int = 0, prefetch: int = 2) -> Iterator[tuple[ChunkBatch, Proposals]]:
+    def iterate(self, start_step: int = 0, prefetch: int = 2) -> Generator[tuple[ChunkBatch, Proposals]]:
         """Endless (batch, proposals) from `start_step` on, made up to `prefetch` ahead.
 
         Proposals that were made ahead are made anew when the policy has changed since. A policy that draws

@@ -1,0 +1,174 @@
+"""The critic's learner: chunked TD on a growing replay, with proposals of the current policy as targets."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from valueguide.critics.checkpoint import TRAINING_STATE, resume_training, save_critic, save_training
+from valueguide.critics.trainer import CriticTrainer
+from valueguide.data.loader import ObservationKind
+from valueguide.errors import CheckpointError, ConfigError, mismatch
+from valueguide.interfaces import BatchProposer
+from valueguide.online.replay import ReplayReader
+from valueguide.online.replay_draw import DEFAULT_RATIOS
+from valueguide.online.replay_loader import FeatureSource, Labelling, ReplayLoader
+from valueguide.online.segments import Store, TakeoverRule
+from valueguide.online.targets import PolicyTargets, TargetBatches
+from valueguide.types import ChunkBatch, Float32, Observation
+
+LEARNER_STATE = "learner.json"
+#: The spread limit is this many times the 99.9th percentile of the spread in the replay.
+_SPREAD_MARGIN = 2.0
+#: Sentences -> float32 (n, L), for instructions that the warm start did not know.
+Embed = Callable[[list[str]], Float32]
+
+
+@dataclass(frozen=True)
+class LearnerSettings:
+    """proposals: P, chunks of the policy at each successor state. ratios: store -> share of a batch.
+
+    takeover: the reward rule of `segment_transitions`. half_life: segments of rollouts after which one is
+    half as likely to be drawn, 0 for uniform. capacity: successor states whose proposals are kept.
+    """
+
+    batch_size: int = 256
+    proposals: int = 4
+    ratios: Mapping[Store, float] = field(default_factory=lambda: dict(DEFAULT_RATIOS))
+    takeover: TakeoverRule = "failure"
+    half_life: float = 0.0
+    capacity: int = 200_000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "proposals", "capacity"):
+            if getattr(self, name) < 1:
+                raise ConfigError(mismatch("learner", name, "1 or more", getattr(self, name)))
+
+
+class CriticLearner:
+    """Learns from the replay in `root` for as long as it is asked to, and can be stopped at any step.
+
+    trainer: of algorithm `aloe`, fresh or warm. instructions: what `trainer.embeddings` stand for, extended
+    by `embed` when the replay brings new sentences. features: for critics of `frozen_clip`.
+    journal: see `ReplayLoader`.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        trainer: CriticTrainer,
+        instructions: list[str],
+        proposer: BatchProposer,
+        settings: LearnerSettings,
+        *,
+        embed: Embed | None = None,
+        features: FeatureSource | None = None,
+        journal: str | Path | None = None,
+    ) -> None:
+        if trainer.config.algo != "aloe":
+            raise ConfigError(mismatch("learner", "algo", "aloe", trainer.config.algo))
+        kind: ObservationKind = {"state": "state", "frozen_clip": "features"}.get(  # type: ignore[assignment]
+            trainer.network.encoder, "images"
+        )
+        self.trainer, self.settings = trainer, settings
+        self.reader = ReplayReader(root)
+        labelling = Labelling(trainer.spec.executed_length, trainer.config.gamma, takeover=settings.takeover)
+        self.loader = ReplayLoader(
+            self.reader,
+            labelling,
+            settings.batch_size,
+            settings.seed,
+            kind,
+            ratios=settings.ratios,
+            half_life={"rollout": settings.half_life},
+            features=features,
+            cameras=tuple(trainer.spec.cameras) or None,
+            journal=journal,
+            instructions=instructions,
+        )
+        self.targets = PolicyTargets(proposer, settings.proposals, settings.seed, capacity=settings.capacity)
+        self._embed = embed
+        self.seconds = 0.0
+
+    def learn(self, steps: int) -> Iterator[dict[str, float]]:
+        """Up to the trainer's step `steps`; yields each step's metrics. DataError for an empty replay."""
+        batches = TargetBatches(self._batch, self.targets, self._observe)
+        with contextlib.closing(batches.iterate(self.trainer.step)) as items:
+            while self.trainer.step < steps:
+                began = time.perf_counter()
+                batch, proposals = next(items)
+                self._extend_embeddings()
+                metrics = self.trainer.update(batch, proposals)
+                self.seconds += time.perf_counter() - began
+                yield metrics | {"data_wait_share": batches.wait_share}
+
+    def save(self, folder: str | Path) -> None:
+        """Everything that `resume` needs to go on bit for bit."""
+        folder = Path(folder)
+        save_training(folder, self.trainer)
+        state = {"loader": self.loader.state_dict(), "step": self.trainer.step}
+        draft = folder / f".{LEARNER_STATE}"
+        draft.write_text(json.dumps(state))
+        draft.replace(folder / LEARNER_STATE)
+
+    def resume(self, folder: str | Path) -> bool:
+        """Whether there was something to go on from. Raises CheckpointError when it is not this run's."""
+        folder = Path(folder)
+        if not (folder / TRAINING_STATE).exists() or not (folder / LEARNER_STATE).exists():
+            return False
+        state = json.loads((folder / LEARNER_STATE).read_text())
+        self.loader.load_state_dict(state["loader"])
+        self._extend_embeddings()
+        resume_training(folder, self.trainer)
+        if self.trainer.step != state["step"]:
+            raise CheckpointError(
+                mismatch(str(folder), "step", self.trainer.step, f"{state['step']} in {LEARNER_STATE}")
+            )
+        return True
+
+    def publish(self, folder: str | Path, facts: dict[str, Any] | None = None) -> str:
+        """Write the critic as it is now, in one step; returns its version."""
+        facts = {
+            "gamma": self.trainer.config.gamma,
+            "spread_limit": self.spread() * _SPREAD_MARGIN,
+            "policy_version": self.targets.proposer.version,
+            **(facts or {}),
+        }
+        return save_critic(Path(folder), self.trainer, self.loader.instructions, facts)
+
+    @torch.no_grad()
+    def spread(self) -> float:
+        """99.9th percentile of the ensemble's spread over chunks in the replay."""
+        batch, trainer = self._batch(self.trainer.step), self.trainer
+        encoded = trainer.target.encode(trainer.inputs(batch, following=False))
+        actions, valid = (torch.from_numpy(a).to(trainer.device) for a in (batch.actions, batch.valid))
+        q = trainer.target(encoded, trainer.normalizers.action(actions), valid)
+        return float(np.quantile((q.max(0).values - q.min(0).values).cpu().numpy(), 0.999))
+
+    def _batch(self, step: int) -> ChunkBatch:
+        batch = self.loader.batch(step)
+        self._extend_embeddings()
+        return batch
+
+    def _observe(self, batch: ChunkBatch, rows: Any) -> list[Observation]:
+        assert batch.next_index is not None
+        return [self.reader.observation(int(number)) for number in batch.next_index[rows]]
+
+    def _extend_embeddings(self) -> None:
+        known = len(self.trainer.embeddings)
+        new = self.loader.instructions[known:]
+        if not new:
+            return
+        if self._embed is None:
+            raise ConfigError(mismatch("learner", "instructions", "known ones, or embed=…", repr(new[0])))
+        added = torch.from_numpy(self._embed(new)).to(self.trainer.device)
+        self.trainer.embeddings = torch.cat([self.trainer.embeddings, added])
