@@ -57,6 +57,16 @@ class Critic(Protocol):
         """actions: float32 (K, H, A), H >= executed_length; the first executed_length steps are scored."""
 
 
+@runtime_checkable
+class BatchScorer(Protocol):
+    """A critic asked about many unrelated states at once (a replay of what was logged)."""
+
+    version: str
+
+    def score_batch(self, observations: Sequence[Observation], actions: Float32) -> Float32:
+        """actions: float32 (B, K, H, A), K chunks for each of B observations. Returns q, float32 (M, B, K)."""
+
+
 class ProgressEstimator(Protocol):
     """Estimates how far along the task is from frames so far."""
 

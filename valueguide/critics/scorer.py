@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +82,19 @@ class LearnedCritic:
     def encode(self, observation: Observation) -> Tensor:
         """(1, F), or (M, 1, F) with own encoders. Raises DataError for a wrong or non-finite observation,
         ConfigError for a foreign task."""
-        self._check(observation)
-        images = {name: observation.images[name][None] for name in self.spec.cameras}
+        return self._encode_all([observation])
+
+    def _encode_all(self, observations: Sequence[Observation]) -> Tensor:
+        """(B, F), or (M, B, F) with own encoders."""
+        for observation in observations:
+            self._check(observation)
+        images = {name: np.stack([o.images[name] for o in observations]) for name in self.spec.cameras}
         features = self.vision_features(images) if self._tower is not None else None
+        privileged = [o.environment_state for o in observations if o.environment_state is not None]
         return self._encode(
-            [observation.task],
-            observation.state[None],
-            _row(observation.environment_state),
+            [o.task for o in observations],
+            np.stack([o.state for o in observations]),
+            np.stack(privileged) if len(privileged) == len(observations) else None,
             features,
             images,
         )
@@ -116,19 +123,30 @@ class LearnedCritic:
 
     def score(self, features: Any, actions: Float32) -> Scores:
         """actions: float32 (K, H, A), physical, H >= E; the first E steps are scored. q: (M, K)."""
-        steps = self.executed_length
-        if (
-            actions.ndim != 3
-            or not len(actions)
-            or actions.shape[1] < steps
-            or actions.shape[2] != self.action_dim
-        ):
-            wanted = f"(K >= 1, H >= {steps}, {self.action_dim})"
+        if actions.ndim != 3:
+            wanted = f"(K >= 1, H >= {self.executed_length}, {self.action_dim})"
             raise DataError(mismatch("critic", "candidate shape", wanted, actions.shape))
+        return Scores(self._score(features, actions[None])[:, 0])
+
+    def score_batch(self, observations: Sequence[Observation], actions: Float32) -> Float32:
+        """K chunks for each of B observations in one pass, (B, K, H, A), physical. q: float32 (M, B, K).
+
+        As `encode` and `score` one by one, up to rounding; raises what they raise.
+        """
+        if actions.ndim != 4 or len(actions) != len(observations):
+            wanted = f"({len(observations)}, K, H, {self.action_dim})"
+            raise DataError(mismatch("critic", "candidate shape", wanted, actions.shape))
+        return self._score(self._encode_all(observations), actions)
+
+    def _score(self, features: Tensor, actions: Float32) -> Float32:
+        """actions: (B, K, H, A) for B encoded observations. q: (M, B, K)."""
+        steps, shape = self.executed_length, actions.shape
+        if not shape[1] or shape[2] < steps or shape[3] != self.action_dim:
+            wanted = f"(K >= 1, H >= {steps}, {self.action_dim})"
+            raise DataError(mismatch("critic", "candidate shape", wanted, shape[1:]))
         with torch.inference_mode():
-            chunk = self._normalizers.action(torch.tensor(actions[:, :steps], device=self._device))
-            q = self._network.score_many(features, chunk[None]).squeeze(1)
-        return Scores(q.cpu().numpy())
+            chunk = self._normalizers.action(torch.tensor(actions[:, :, :steps], device=self._device))
+            return self._network.score_many(features, chunk).cpu().numpy()
 
     def score_states(
         self, tasks: list[str], state: Float32, environment_state: Float32, actions: Tensor
@@ -194,10 +212,6 @@ def _usable_device(name: str) -> torch.device:
     if kind == "cuda" and not torch.cuda.is_available():
         raise ConfigError(mismatch("critic", "device", "cpu on this machine, which has no usable GPU", name))
     return torch.device(name)
-
-
-def _row(values: Float32 | None) -> Float32 | None:
-    return None if values is None else values[None]
 
 
 def _build_tower(loaded: LoadedCritic, where: str) -> Any:

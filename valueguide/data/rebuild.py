@@ -52,11 +52,15 @@ def _step(dataset: EpisodeDataset, start: int, step: int, recorded: dict[str, An
         intervention=bool(recorded["intervention"][step]) if "intervention" in recorded else False,
     )
     if "vg.chunk_id" in recorded:
-        _add_plan(made, recorded, step)
+        add_plan(made, recorded, step)
     return made
 
 
-def _add_plan(made: Step, recorded: dict[str, Any], step: int) -> None:
+def add_plan(made: Step, recorded: dict[str, Any], step: int) -> None:
+    """Put chunk, versions, candidates and decision of step number `step` into `made`.
+
+    recorded: `EpisodeDataset.recorded` of the episode, of a dataset that valueguide wrote.
+    """
     made.chunk_id = int(recorded["vg.chunk_id"][step])
     made.chunk_step = int(recorded["vg.chunk_step"][step])
     made.executed_length = int(recorded["vg.executed_length"][step])

@@ -18,7 +18,7 @@ from critics_batches import (
 from valueguide.critics.checkpoint import save_critic
 from valueguide.critics.scorer import LearnedCritic
 from valueguide.errors import CheckpointError, ConfigError, DataError
-from valueguide.interfaces import Critic
+from valueguide.interfaces import BatchScorer, Critic
 from valueguide.types import Observation
 
 
@@ -232,3 +232,22 @@ def test_a_frozen_tower_gives_the_features_that_training_was_given(tmp_path):
                 if hasattr(tower, "vision_model") else tower.encoder, settings)  # fmt: skip
     with pytest.raises(CheckpointError, match="missing tensors"):
         LearnedCritic.load(folder)
+
+
+def test_many_observations_score_as_one_by_one(state_critic, image_critic):
+    for critic, pictures in ((state_critic, False), (image_critic, True)):
+        observations = [_observation(pictures, seed) for seed in range(3)]
+        observations[1] = replace(observations[1], task=INSTRUCTIONS[1])
+        actions = np.stack([_chunks(4, seed=seed) for seed in range(3)])
+        alone = [critic.score(critic.encode(o), a).q for o, a in zip(observations, actions, strict=True)]
+        np.testing.assert_allclose(
+            critic.score_batch(observations, actions), np.stack(alone, axis=1), rtol=1e-5, atol=1e-6
+        )
+    assert isinstance(state_critic, BatchScorer)
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 2, 3), (3, 4, 1, 3), (3, 0, 2, 3), (3, 4, 3), (3, 4, 2, 2)])
+def test_a_batch_of_wrong_shape_is_refused(state_critic, shape):
+    observations = [_observation(False)] * 3
+    with pytest.raises(DataError, match="candidate shape"):
+        state_critic.score_batch(observations, np.zeros(shape, np.float32))
