@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
@@ -24,8 +24,16 @@ def color(arm: str) -> str:
     return COLORS.get(arm.partition("@")[0], _FALLBACK)
 
 
-def task_bars(arms: dict[str, Any], tasks: Sequence[str]) -> str:
-    """Grouped bars of success per task, whiskers for the 95 % interval. arms: name -> results entry."""
+def task_bars(
+    arms: dict[str, Any],
+    tasks: Sequence[str],
+    title: str = "Success rate per task",
+    paint: Callable[[str], str] = color,
+) -> str:
+    """Grouped bars of a rate per task, whiskers for the 95 % interval. arms: name -> results entry.
+
+    paint: the arm's colour.
+    """
     height, base = 250, 214
     group = (_WIDTH - _LEFT - 10) / max(len(tasks), 1)
     bar = min(30.0, 0.8 * group / max(len(arms), 1))
@@ -35,12 +43,13 @@ def task_bars(arms: dict[str, Any], tasks: Sequence[str]) -> str:
         left = middle - bar * len(arms) / 2
         for number, (arm, entry) in enumerate(arms.items()):
             if task in entry["tasks"]:
-                parts.append(_bar(arm, entry["tasks"][task], task, left + number * bar, bar, base))
+                cell = entry["tasks"][task]
+                parts.append(_bar(arm, cell, task, left + number * bar, bar, base, paint(arm)))
         parts.append(_wrapped(task.replace("_", " "), middle, base + 16, group))
-    return _svg(_WIDTH, height, "Success rate per task", parts)
+    return _svg(_WIDTH, height, title, parts)
 
 
-def _bar(arm: str, cell: dict[str, Any], task: str, left: float, width: float, base: float) -> str:
+def _bar(arm: str, cell: dict[str, Any], task: str, left: float, width: float, base: float, fill: str) -> str:
     low, high = cell["wilson95"]
     top, middle = _y(cell["rate"], base), left + width / 2
     label = (
@@ -50,7 +59,7 @@ def _bar(arm: str, cell: dict[str, Any], task: str, left: float, width: float, b
     return (
         f"<g><title>{escape(label)}</title>"
         f'<rect x="{left + 1:.1f}" y="{top:.1f}" width="{width - 2:.1f}" height="{max(base - top, 0.8):.1f}" '
-        f'rx="2" fill="{color(arm)}"/>'
+        f'rx="2" fill="{fill}"/>'
         f'<path d="M{middle:.1f} {_y(low, base):.1f}V{_y(high, base):.1f}" class="whisker"/></g>'
     )
 
@@ -101,6 +110,41 @@ def latency_bars(latency: dict[str, Any]) -> str:
         total = part["policy"]["p50"] + part["critic"]["p50"]
         parts.append(f'<text x="{x + 8:.1f}" y="{y + 15}" class="start">{total:.1f} ms</text>')
     return _svg(width, 10 + row * len(latency), "Milliseconds per decision", parts)
+
+
+def value_strips(groups: dict[str, dict[str, Sequence[float]]], paint: Callable[[str], str] = color) -> str:
+    """A dot an episode at its value, a row for each outcome of each critic, a tick at the row's mean.
+
+    groups: critic -> outcome -> finite values, one an episode. All rows share one axis.
+    """
+    left, right, row = 190, _WIDTH - 24, 30
+    values = [v for rows in groups.values() for row_values in rows.values() for v in row_values]
+    low, high = (min(values), max(values)) if values else (0.0, 1.0)
+    scale = (right - left) / ((high - low) or 1.0)
+    parts, y = [], float(_TOP)
+    for critic, rows in groups.items():
+        for outcome, found in rows.items():
+            label = f"{critic}, {outcome} ({len(found)})"
+            parts.append(f'<text x="{left - 14}" y="{y + 19:.0f}" class="end">{escape(label)}</text>')
+            parts.append(f'<path d="M{left} {y + row:.0f}H{right}" class="grid"/>')
+            xs = [left + (v - low) * scale for v in found]
+            # Dots are moved apart by the golden ratio, so that equal values do not hide each other.
+            parts += [
+                f'<circle cx="{x:.1f}" cy="{y + 5 + 20 * (i * 0.618034 % 1):.1f}" r="3.2" '
+                f'fill="{paint(critic)}" opacity="0.55"/>'
+                for i, x in enumerate(xs)
+            ]
+            if xs:
+                middle = sum(xs) / len(xs)
+                parts.append(f'<path d="M{middle:.1f} {y + 2:.0f}V{y + 28:.0f}" class="whisker"/>')
+            y += row
+        y += 10
+    parts += [
+        f'<text x="{left + share * (right - left):.0f}" y="{y + 10:.0f}" class="label">'
+        f"{low + share * (high - low):.4g}</text>"
+        for share in (0.0, 0.5, 1.0)
+    ]
+    return _svg(_WIDTH, round(y) + 18, "Values by outcome", parts)
 
 
 def _y(rate: float, base: float) -> float:

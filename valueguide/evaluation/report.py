@@ -37,37 +37,40 @@ class Video:
 
 def write_report(path: Path, results: dict[str, Any], videos: Sequence[Video] = ()) -> None:
     """Write `results` (see `results.build_results`) and the videos as one page; replaced atomically."""
-    whole = path.with_name(path.name + ".part")
-    whole.write_text(_page(results, videos), encoding="utf-8")
-    os.replace(whole, path)
+    title = f"valueguide evaluation: {results['settings'].get('suite', '')}"
+    write_page(path, title, _sections(results, videos))
 
 
-def _page(results: dict[str, Any], videos: Sequence[Video]) -> str:
-    settings = results["settings"]
-    # Arms with an own K belong to the sweep; the rest are compared with each other.
-    plain = {arm: entry for arm, entry in results["arms"].items() if "@" not in arm}
-    shown = plain or results["arms"]
-    tasks = list(dict.fromkeys(t for entry in shown.values() for t in entry["tasks"]))
-    sections = [
-        _headline(results, shown),
-        _section("Videos", _videos(videos, results["paired"].get("base_vs_guided"))) if videos else "",
-        _section(
-            "Success per task", _legend(shown) + task_bars(shown, tasks) + _table(results, shown, tasks)
-        ),
-        _section("Paired comparisons", _paired(results)) if results["paired"] else "",
-        _side_by_side(results, shown),
-        _section("Why the executed candidate was taken", _reasons(results, shown)),
-        _section("Settings", _settings(settings)),
-    ]
-    title = f"valueguide evaluation: {settings.get('suite', '')}"
-    return (
+def write_page(path: Path, title: str, sections: Sequence[str]) -> None:
+    """One self-contained page in the report's style; sections: HTML. Replaced atomically."""
+    text = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>'
         f"<body><main>{''.join(sections)}</main></body></html>\n"
     )
+    whole = path.with_name(path.name + ".part")
+    whole.write_text(text, encoding="utf-8")
+    os.replace(whole, path)
 
 
-def _section(title: str, body: str) -> str:
+def _sections(results: dict[str, Any], videos: Sequence[Video]) -> list[str]:
+    # Arms with an own K belong to the sweep; the rest are compared with each other.
+    plain = {arm: entry for arm, entry in results["arms"].items() if "@" not in arm}
+    shown = plain or results["arms"]
+    tasks = list(dict.fromkeys(t for entry in shown.values() for t in entry["tasks"]))
+    return [
+        _headline(results, shown),
+        section("Videos", _videos(videos, results["paired"].get("base_vs_guided"))) if videos else "",
+        section("Success per task", _legend(shown) + task_bars(shown, tasks) + _table(results, shown, tasks)),
+        section("Paired comparisons", _paired(results)) if results["paired"] else "",
+        _side_by_side(results, shown),
+        section("Why the executed candidate was taken", _reasons(results, shown)),
+        section("Settings", settings_table(results["settings"])),
+    ]
+
+
+def section(title: str, body: str) -> str:
+    """A titled panel; body: HTML."""
     return f"<section><h2>{escape(title)}</h2>{body}</section>"
 
 
@@ -220,14 +223,14 @@ def _side_by_side(results: dict[str, Any], arms: dict[str, Any]) -> str:
     latency = {a: v for a, v in results["latency_ms"].items() if a in arms}
     worst = "; ".join(f"{escape(a)} {v['total']['p95']:.1f} ms" for a, v in latency.items())
     panels = [
-        _section(
+        section(
             "Time of one decision",
             f'{latency_bars(latency)}<p class="note">Medians; solid: proposing, pale: encoding and scoring. '
             f"95th percentile of the whole decision: {worst}.</p>",
         )
     ]
     if results.get("k_sweep"):
-        panels.insert(0, _section("More candidates", sweep(results["k_sweep"])))
+        panels.insert(0, section("More candidates", sweep(results["k_sweep"])))
     return f'<div class="columns">{"".join(panels)}</div>'
 
 
@@ -242,7 +245,8 @@ def _reasons(results: dict[str, Any], arms: dict[str, Any]) -> str:
     return f'<div class="scroll"><table><tbody>{"".join(rows)}</tbody></table></div>'
 
 
-def _settings(settings: dict[str, Any]) -> str:
+def settings_table(settings: dict[str, Any]) -> str:
+    """The command that made the page, and every other setting folded away."""
     command = settings.get("command", "")
     rows = "".join(
         f'<tr><th>{escape(key)}</th><td class="wide">{escape(_plain(value))}</td></tr>'

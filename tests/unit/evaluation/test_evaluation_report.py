@@ -175,3 +175,22 @@ def test_films_are_h264_of_even_size_with_every_frame() -> None:
         assert stream.average_rate == 10 and stream.codec_context.pix_fmt == "yuv420p"
         levels = [frame.to_ndarray(format="rgb24").mean() for frame in film.decode(stream)]
     np.testing.assert_allclose(levels, [0, 120, 240], atol=4)
+
+
+def test_value_strips_show_every_episode_where_it_lies() -> None:
+    svg = plots.value_strips(
+        {"a<b": {"success": [-10.0, -30.0], "failure": [-50.0], "helped": []}}, lambda _: "#123456"
+    )
+    assert svg.count("<circle") == 3 == svg.count('fill="#123456"')
+    xs = [float(x) for x in re.findall(r'circle cx="([\d.]+)"', svg)]
+    assert xs == [936.0, 563.0, 190.0]  # the axis runs from the lowest to the highest value
+    assert svg.count('class="whisker"') == 2 and "M749.5 " in svg  # at the mean of the two successes
+    assert "a&lt;b, success (2)" in svg and ">-50<" in svg and ">-30<" in svg and ">-10<" in svg
+    assert plots.value_strips({"a": {"success": [1.0]}}).count("<circle") == 1
+    assert "<circle" not in plots.value_strips({})
+
+
+def test_bars_may_have_other_colours() -> None:
+    cell = {"rate": 0.5, "n": 2, "successes": 1, "wilson95": [0.1, 0.9]}
+    svg = plots.task_bars({"a": {"tasks": {"t": cell}}}, ["t"], "Changed", lambda arm: "#0a0b0c")
+    assert 'fill="#0a0b0c"' in svg and 'aria-label="Changed"' in svg
