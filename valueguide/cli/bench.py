@@ -1,4 +1,4 @@
-"""`valueguide bench steering | critic | ros | ranking`: measurements with their baselines, also as JSON."""
+"""`valueguide bench NAME`: measurements with their baselines, also as JSON."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from valueguide.cli import bench_ranking
+from valueguide.cli import bench_help, bench_ranking
 from valueguide.cli.common import shipped
 from valueguide.cli.device import add_device_argument, usable_device
 
@@ -17,13 +17,14 @@ EXAMPLES = """examples:
   valueguide bench ros --json ros.json                # stages of a decision, gate, executor, images
   valueguide bench ros --success 10 --json ros.json   # and does the graph succeed as often as eval does?
   valueguide bench ranking --states 90 --k 8 --critic a --critic b   # critics against true rollouts
+  valueguide bench help --per-task 10 --k 8 --out help               # when to ask the operator
 """
 
 _SUCCESS_TASKS = ("close_drawer", "pick_can", "press_button")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", choices=("steering", "critic", "ros", "ranking"))
+    parser.add_argument("name", choices=("steering", "critic", "ros", "ranking", "help"))
     parser.add_argument("--repeats", type=int, default=7, help="timed runs of each small measurement")
     parser.add_argument("--seconds", type=float, default=20.0, help="duration of each learner measurement")
     parser.add_argument("--skip-real-size", action="store_true", help="without the 450 M parameter SmolVLA")
@@ -38,12 +39,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--suite", default="wxai-state", help="ranking, ros --success: suite and checkpoints")
     add_device_argument(parser)
     bench_ranking.add_arguments(parser)
+    bench_help.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure and print one line per figure."""
     if args.name == "ranking":
         return bench_ranking.run(args)
+    if args.name == "help":
+        return bench_help.run(args)
     device = usable_device(args.device)
     if args.name == "ros":
         measured = _ros(args)
