@@ -20,6 +20,7 @@ COMMANDS = {
     "collect": "record demonstrations or rollouts as a LeRobotDataset v3",
     "train": "train a backbone, a policy or a critic",
     "eval": "compare arms on the same initial states",
+    "replay": "logged choices made again by another critic, temperature or aggregation",
     "bag": "MCAP bags to datasets and back, and what a bag holds and lacks",
     "ros": "build the ROS 2 workspace, launch the graph, run one node",
     "bench": "measure speed and memory against a baseline in the same run",
