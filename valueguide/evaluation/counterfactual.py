@@ -161,7 +161,7 @@ def _outcome(dataset: EpisodeDataset, episode: int) -> str:
 
 
 def load_critic(path: str, dataset: EpisodeDataset, log: Log, device: str = "cpu") -> Any:
-    """A critic that fits the log: executed steps, action and state names, cameras, instructions.
+    """A critic that fits the log: executed steps, action names, cameras, state sizes, instructions.
 
     Raises CheckpointError, or ConfigError for an instruction of no task it knows; one line naming the critic.
     """
@@ -176,8 +176,7 @@ def load_critic(path: str, dataset: EpisodeDataset, log: Log, device: str = "cpu
         critic.check_compatible(
             action_names=spec.action if spec else None,
             cameras=spec.stored_cameras if spec else None,
-            state_dim=dataset.state.shape[1],
-            state_names=spec.state if spec else None,
+            state_dim=dataset.state.shape[1],  # names differ between suites and robots: x, pose.x
         )
         privileged = 0 if dataset.environment_state is None else dataset.environment_state.shape[1]
         if critic.spec.environment_state_dim not in (0, privileged):

@@ -127,7 +127,16 @@ def _changes(results: dict[str, Any], colors: dict[str, str]) -> str:
         '<p class="note">Changed: another candidate than the one that ran. Small print: 95% Wilson '
         "intervals, in percent, as if decisions were independent. Regret: how much more the critic's best "
         "candidate is worth to it than the one that ran, mean over decisions, with a bootstrap over "
-        "episodes.</p>"
+        f"episodes.{_drawn(results['settings'])}</p>"
+    )
+
+
+def _drawn(settings: dict[str, Any]) -> str:
+    if not settings["beta"]:
+        return ""
+    return (
+        " With a temperature, choices are drawn and many change by chance: the logged critic's column shows how "
+        "many."
     )
 
 
@@ -181,9 +190,10 @@ def _agreement(results: dict[str, Any]) -> str:
                 f"the same critic in {same['decisions']}: values differ by at most "
                 f"{same['largest_difference']:.1e}"
             )
-        pair = f"{escape(name)} and the logged values"
+        pair = f"{escape(name)} and what the log says"
         rows.append(
-            f"<tr><th>{pair}</th>{_figure(found)}<td>{found['decisions']}</td>{_rate(None)}"
+            f"<tr><th>{pair}</th>{_figure(found)}<td>{found['decisions']}</td>"
+            f"{_rate(_complement(entry['against_logged_critic']))}"
             f'<td class="wide">{exact}</td></tr>'
         )
     for names, found in results["between"].items():
@@ -195,7 +205,8 @@ def _agreement(results: dict[str, Any]) -> str:
     return (
         '<div class="scroll"><table><thead><tr><th></th><th>rank correlation</th><th>decisions</th>'
         f"<th>same choice</th><th></th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-        '<p class="note">Spearman over the candidates of one decision, averaged; bootstrap over episodes.</p>'
+        '<p class="note">Spearman over the candidates of one decision, averaged; bootstrap over episodes. The '
+        "log's choice is the one that its critic preferred, whether or not it ran.</p>"
     )
 
 
@@ -234,14 +245,23 @@ def _head(critics: dict[str, Any]) -> str:
     return "".join(f"<th>{escape(name)}</th>" for name in critics)
 
 
-def _rate(cell: dict[str, Any] | None) -> str:
-    if not cell or not cell["n"]:
+def _rate(cell: dict[str, Any]) -> str:
+    if not cell["n"]:
         return "<td>-</td>"
     low, high = cell["wilson95"]
     return (
         f"<td>{100 * cell['rate']:.1f}% <span>{cell['successes']}/{cell['n']}</span>"
         f"<small>{100 * low:.0f} to {100 * high:.0f}</small></td>"
     )
+
+
+def _complement(cell: dict[str, Any]) -> dict[str, Any]:
+    """The share of the others."""
+    if not cell["n"]:
+        return cell
+    low, high = cell["wilson95"]
+    others = {"successes": cell["n"] - cell["successes"], "rate": 1 - cell["rate"]}
+    return {**cell, **others, "wilson95": [1 - high, 1 - low]}
 
 
 def _figure(found: dict[str, Any], sign: str = "") -> str:

@@ -89,7 +89,8 @@ def build_results(
             if LOGGED in critics and name != LOGGED
         },
         "between": {
-            f"{a}_vs_{b}": _between(log, critics[a], critics[b], seed) for a, b in combinations(critics, 2)
+            f"{a}_vs_{b}": _between(log, critics[a], critics[b], seed)
+            for a, b in combinations([name for name in critics if name != LOGGED], 2)
         },
     }
 
