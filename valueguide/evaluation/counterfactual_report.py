@@ -135,8 +135,8 @@ def _drawn(settings: dict[str, Any]) -> str:
     if not settings["beta"]:
         return ""
     return (
-        " With a temperature, choices are drawn and many change by chance: the logged critic's column shows how "
-        "many."
+        " With a temperature, choices are drawn and many change by chance: the logged critic's column shows "
+        "how many."
     )
 
 
@@ -205,8 +205,8 @@ def _agreement(results: dict[str, Any]) -> str:
     return (
         '<div class="scroll"><table><thead><tr><th></th><th>rank correlation</th><th>decisions</th>'
         f"<th>same choice</th><th></th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-        '<p class="note">Spearman over the candidates of one decision, averaged; bootstrap over episodes. The '
-        "log's choice is the one that its critic preferred, whether or not it ran.</p>"
+        '<p class="note">Spearman over the candidates of one decision, averaged; bootstrap over episodes. '
+        "The log's choice is the one that its critic preferred, whether or not it ran.</p>"
     )
 
 
