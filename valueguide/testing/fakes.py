@@ -130,6 +130,20 @@ class FakeCritic:
         return Scores((-np.abs(end - goal)[None] - lower).astype(np.float32))
 
 
+class FakeBatchCritic(FakeCritic):
+    """The same for many observations at once; `batches` lists (B, K) of each call."""
+
+    version = "fake-batch-critic"
+
+    def __init__(self, executed_length: int = 4) -> None:
+        super().__init__(executed_length)
+        self.batches: list[tuple[int, int]] = []
+
+    def score_batch(self, observations: Sequence[Observation], actions: Float32) -> Float32:
+        self.batches.append((actions.shape[0], actions.shape[1]))
+        return np.stack([self.score(o, a).q for o, a in zip(observations, actions, strict=True)], axis=1)
+
+
 class FakeNanCritic(FakeCritic):
     """One member's score of the last candidate is NaN."""
 
