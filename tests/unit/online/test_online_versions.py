@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import multiprocessing
 import os
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ from hypothesis import strategies as st
 from valueguide.critics.manifest import MANIFEST, WEIGHTS, read_manifest
 from valueguide.errors import CheckpointError, ConfigError
 from valueguide.online.version_state import MOST_EARLIER, VersionState
-from valueguide.online.versions import CHECKS, CRITICS, DRAFTS, STATE, CriticVersions
+from valueguide.online.versions import CHECKS, CRITICS, DRAFTS, LOCK, STATE, CriticVersions
 
 NOON = 1_700_049_600.0  # 2023-11-15T12:00:00Z
 
@@ -48,7 +50,7 @@ def test_a_published_folder_is_copied_and_does_not_serve_yet(tmp_path: Path) -> 
     assert (found.number, found.version, found.step, found.role) == (1, version, 7, "")
     assert made.verify(1) == read_manifest(tmp_path / "trained") == read_manifest(found.folder)
     assert made.state().serving is None and made.load(read_manifest) is None
-    assert sorted(path.name for path in made.root.iterdir()) == [CRITICS, DRAFTS, "lock"]
+    assert sorted(path.name for path in made.root.iterdir()) == [CRITICS, DRAFTS, LOCK]
 
 
 def test_reading_makes_nothing_and_needs_no_folder(tmp_path: Path) -> None:
@@ -293,17 +295,22 @@ def _publish(root: Path, source: Path) -> None:
 
 def test_writers_take_turns(tmp_path: Path) -> None:
     made = versions(tmp_path, 0)
-    for number in range(6):
+    for number in range(4):
         write_critic(tmp_path / f"new{number}", number)
-    threads = [
-        threading.Thread(target=_publish, args=(made.root, tmp_path / f"new{number}")) for number in range(6)
-    ]
-    for thread in threads:
-        thread.start()
+    made.root.mkdir()
+    with (made.root / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        threads = [
+            threading.Thread(target=_publish, args=(made.root, tmp_path / f"new{number}"))
+            for number in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        threads[0].join(timeout=0.2)
+        assert all(thread.is_alive() for thread in threads) and made.numbers() == []
     for thread in threads:
         thread.join()
-    assert made.numbers() == [1, 2, 3, 4, 5, 6]
-    assert sorted(version.step or 0 for version in made.list()) == [0, 1, 2, 3, 4, 5]
+    assert sorted(version.step or 0 for version in made.list()) == [0, 1, 2, 3]
 
 
 def test_another_writer_does_not_remove_a_draft_that_is_being_filled(tmp_path: Path) -> None:
@@ -379,6 +386,72 @@ def test_any_sequence_of_calls_keeps_the_rules(tmp_path_factory, steps, keep: in
         assert VersionState.from_json(state.to_json(), "again") == state
 
 
+def _all_is_whole(root: Path) -> set[int]:
+    """What a reader sees now, each version read to its end; one may be pruned meanwhile, never halved."""
+    made = CriticVersions(root)
+    state = made.state()
+    visible = set()
+    for number in made.numbers():
+        try:
+            made.verify(number)
+            visible.add(number)
+        except CheckpointError:
+            assert not made.folder(number).exists(), f"version {number} is visible but not whole"
+    assert state.serving is None or made.load(read_manifest) is not None
+    return visible
+
+
+def _dies_at(event: int, work: Callable[[], object]) -> bool:
+    """Whether `work` in a process of its own came to that many file operations and was killed there."""
+    child = os.fork()
+    if not child:
+        left = [event]
+
+        def hook(name: str, _: object) -> None:
+            left[0] -= name.startswith(("open", "os.", "shutil.", "tempfile."))
+            if left[0] == -1 and name != "os.kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        status = 1
+        try:
+            sys.addaudithook(hook)
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+    return os.WIFSIGNALED(status)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("what", ["publish", "promote", "rollback", "shadow"])
+def test_death_at_every_single_file_operation_leaves_the_old_or_the_new(tmp_path: Path, what: str) -> None:
+    made = versions(tmp_path, 4, keep=2)
+    made.promote(3)
+    made.promote(4)
+    write_critic(tmp_path / "new", 5)
+    calls: dict[str, Callable[[], object]] = {
+        "publish": lambda: made.publish(tmp_path / "new"),
+        "promote": lambda: made.promote(3),
+        "rollback": made.rollback,
+        "shadow": lambda: made.set_shadow(3),
+    }
+    before, event = made.state(), 0
+    while _dies_at(event, calls[what]):
+        visible, state = _all_is_whole(made.root), made.state()
+        assert {3, 4} <= visible
+        if what == "publish":
+            assert state == before
+        elif state != before:
+            assert {"promote": state.serving, "rollback": state.serving, "shadow": state.shadow}[what] == 3
+            (made.root / STATE).write_text(json.dumps(before.to_json()))
+        event += 1
+    assert event >= {"publish": 30}.get(what, 8)
+    made.publish(tmp_path / "new")
+    assert len(made.numbers()) <= 4 and not list((made.root / DRAFTS).iterdir())
+
+
 _WRITER = """
 import itertools, sys
 from pathlib import Path
@@ -398,21 +471,6 @@ for i in itertools.count():
     elif i % 3 == 1:
         made.set_shadow(state.previous)
 """
-
-
-def _all_is_whole(root: Path) -> set[int]:
-    """What a reader sees now, each version read to its end; one may be pruned meanwhile, never halved."""
-    made = CriticVersions(root)
-    state = made.state()
-    visible = set()
-    for number in made.numbers():
-        try:
-            made.verify(number)
-            visible.add(number)
-        except CheckpointError:
-            assert not made.folder(number).exists(), f"version {number} is visible but not whole"
-    assert state.serving is None or made.load(read_manifest) is not None
-    return visible
 
 
 @pytest.mark.faults
