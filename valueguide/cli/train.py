@@ -1,4 +1,4 @@
-"""`valueguide train backbone | policy | critic`: everything that learns offline."""
+"""`valueguide train backbone | policy | critic | online`: everything that learns."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from valueguide.cli.device import add_device_argument
+from valueguide.cli.train_online import add_online_arguments
 
 EXAMPLES = """examples:
   # the small vision and language towers, from labelled pictures (about an hour on two cores)
@@ -22,14 +23,18 @@ EXAMPLES = """examples:
   valueguide train critic --dataset outputs/both --encoder state --out outputs/teacher
   valueguide train critic --dataset outputs/both --backbone outputs/clip --algo distill \\
       --teacher outputs/teacher --out outputs/critic
+
+  # policy and critic learn in simulation, an operator beside them; the same command goes on after a break
+  valueguide train online --tasks open_drawer,pick_can --dataset outputs/demos --out outputs/online
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    kinds = parser.add_subparsers(dest="what", required=True, metavar="backbone | policy | critic")
+    kinds = parser.add_subparsers(dest="what", required=True, metavar="backbone | policy | critic | online")
     _backbone_arguments(kinds.add_parser("backbone", help="vision and language towers"))
     _policy_arguments(kinds.add_parser("policy", help="a base policy by imitation"))
     _critic_arguments(kinds.add_parser("critic", help="a value function by offline reinforcement learning"))
+    add_online_arguments(kinds.add_parser("online", help="policy and critic learn from their own episodes"))
 
 
 def _backbone_arguments(parser: argparse.ArgumentParser) -> None:
@@ -114,6 +119,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         from valueguide.cli.train_policy import train_policy
 
         return train_policy(args)
+    if args.what == "online":
+        from valueguide.cli.train_online import train_online
+
+        return train_online(args)
     from valueguide.cli.train_critic import train_critic
 
     return train_critic(args)
