@@ -6,6 +6,7 @@ import argparse
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from valueguide.cli.common import progress_bar, shipped
 from valueguide.cli.device import usable_device
 from valueguide.errors import ConfigError, mismatch
 from valueguide.execution.help import RULES, HelpSettings
-from valueguide.execution.help_calibration import calibrate, save_help
+from valueguide.execution.help_calibration import calibrate, requests, save_help
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +40,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Watch, calibrate on one set, report on the other. Raises ConfigError for options that do not fit."""
     from valueguide.cli.suites import resolve_suite
     from valueguide.evaluation.help import CALIBRATION, TEST, labelled, watch_episodes
-    from valueguide.evaluation.help_metrics import report
+    from valueguide.evaluation.help_metrics import clock, report
 
     plan = _plan(args)
     out = args.out or Path("outputs") / f"help-{args.suite}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -60,6 +61,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         name = "help.json" if rule == "both" else f"help-{rule}.json"
         facts = {"budget": args.budget, "useful_steps": args.useful, "plan": plan.to_json()}
         save_help(rules[rule], out / name, facts)
+    askers: dict[str, Any] = {
+        **{rule: partial(requests, found) for rule, found in rules.items()},
+        "clock": clock(known, args.budget, args.cooldown),
+    }
     result = {
         "settings": {
             **plan.to_json(),
@@ -78,8 +83,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             rule: {name: getattr(found, name) for name in ("value_margin", "progress_margin", "stall_steps")}
             for rule, found in rules.items()
         },
-        "calibration": report(rules, known, args.useful),
-        "test": report(rules, unseen, args.useful),
+        "calibration": report(askers, known, args.useful),
+        "test": report(askers, unseen, args.useful),
     }
     print(table(result))
     return result

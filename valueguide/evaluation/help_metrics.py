@@ -5,15 +5,17 @@ An episode is flagged when help would have been asked for at least once; positiv
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from valueguide.evaluation.statistics import bootstrap_mean, paired_difference, wilson
-from valueguide.execution.help import HelpSettings, Rule
-from valueguide.execution.help_calibration import LabelledEpisode, requests
+from valueguide.execution.help_calibration import LabelledEpisode
 
+#: The control steps, rising, at which a rule would have asked for help in an episode.
+Asker = Callable[[LabelledEpisode], list[int]]
 _DRAWS = 10_000
 
 
@@ -63,14 +65,32 @@ def compare(
     return paired_difference(right[0], right[1])
 
 
+def clock(known: Sequence[LabelledEpisode], budget: float, cooldown_steps: int) -> Asker:
+    """Asks by time alone: what critic and progress must beat.
+
+    It asks from the earliest control step on that at most `budget` of the successful `known` episodes reach
+    with a decision, and again every `cooldown_steps`.
+    """
+    good = [episode for episode in known if episode.success]
+    last = [max(episode.at, default=-1) for episode in good]
+    steps = sorted({step for episode in known for step in episode.at})
+    limit = next((s for s in steps if sum(end >= s for end in last) <= budget * len(good)), math.inf)
+
+    def asked(episode: LabelledEpisode) -> list[int]:
+        found: list[int] = []
+        for step in episode.at:
+            if step >= limit and (not found or step - found[-1] >= cooldown_steps):
+                found.append(step)
+        return found
+
+    return asked
+
+
 def report(
-    rules: Mapping[Rule, HelpSettings],
-    episodes: Sequence[LabelledEpisode],
-    useful_steps: int,
-    main: Rule = "both",
+    rules: Mapping[str, Asker], episodes: Sequence[LabelledEpisode], useful_steps: int, main: str = "both"
 ) -> dict[str, Any]:
     """{"rules": {rule: see `judge`}, "paired": {"<other>_vs_<main>": see `compare`}}."""
-    asked = {rule: [requests(settings, e) for e in episodes] for rule, settings in rules.items()}
+    asked = {rule: [asks(episode) for episode in episodes] for rule, asks in rules.items()}
     return {
         "rules": {rule: judge(episodes, found, useful_steps) for rule, found in asked.items()},
         "paired": {
