@@ -24,6 +24,10 @@ EXAMPLES = """examples:
   valueguide train critic --dataset outputs/both --backbone outputs/clip --algo distill \\
       --teacher outputs/teacher --out outputs/critic
 
+  # a critic of one policy, from whatever was logged (a bag, too), starting from a critic that is there
+  valueguide train critic --dataset runs/day1/dataset --dataset runs/day2/bag --algo aloe \\
+      --policy outputs/policy --init outputs/critic --out outputs/critic2
+
   # policy and critic learn in simulation, an operator beside them; the same command goes on after a break
   valueguide train online --tasks open_drawer,pick_can --dataset outputs/demos --out outputs/online
 """
@@ -64,9 +68,35 @@ def _policy_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _critic_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dataset", type=Path, action="append", required=True, help="repeat to mix datasets")
+    parser.add_argument(
+        "--dataset", type=Path, action="append", required=True, help="folder or bag; repeat to mix several"
+    )
+    parser.add_argument("--robot", default="", help="for a bag that does not describe its robot")
+    parser.add_argument("--namespace", default=None, help="of the recorded graph, where the bag does not say")
     parser.add_argument("--backbone", type=Path, help="frozen vision tower for --encoder frozen_clip")
-    parser.add_argument("--algo", choices=("iql", "calql", "distill"), default="iql")
+    parser.add_argument("--algo", choices=("iql", "calql", "aloe", "distill"), default="iql")
+    parser.add_argument("--policy", default="", help="for --algo aloe: the policy whose value is learned")
+    parser.add_argument(
+        "--backup",
+        choices=("policy", "best_of_n"),
+        default="policy",
+        help="for --algo aloe: the value of the policy alone, or of the best of its proposals",
+    )
+    parser.add_argument(
+        "--proposals", type=int, default=4, help="for --algo aloe: policy chunks at each successor state"
+    )
+    parser.add_argument(
+        "--takeover",
+        choices=("failure", "bootstrap"),
+        default="failure",
+        help="for --algo aloe: a takeover fails the policy's steps before it, or the policy's value goes on",
+    )
+    parser.add_argument(
+        "--init",
+        type=Path,
+        help="critic folder to start from: its weights, normalisers, instructions, and its network's shape "
+        "(--encoder, --members and the like do not count)",
+    )
     parser.add_argument(
         "--teacher", default="", help="for --algo distill: a critic of privileged states (--suite wxai-both)"
     )

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import contextlib
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +14,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from valueguide.cli.bags import imported_bag, is_bag
 from valueguide.cli.common import progress_bar
 from valueguide.cli.device import usable_device
 from valueguide.cli.features import vision_features
 from valueguide.cli.train_policy import clip_folder
 from valueguide.critics.checkpoint import (
     TRAINING_STATE,
+    LoadedCritic,
     resume_training,
     save_critic,
     save_training,
@@ -25,6 +30,7 @@ from valueguide.critics.config import CriticSpec, NetworkConfig, TrainConfig
 from valueguide.critics.language import MiniLMEncoder
 from valueguide.critics.normalizer import Normalizer
 from valueguide.critics.trainer import CriticTrainer, Normalizers
+from valueguide.critics.warm_start import check_spec, keep_instructions, trainer_from
 from valueguide.data.frames import FrameCache
 from valueguide.data.loader import ChunkLoader, ObservationKind
 from valueguide.data.mixture import ChunkMixture
@@ -40,30 +46,84 @@ _SPREAD_MARGIN = 2.0
 
 
 def train_critic(args: argparse.Namespace) -> dict[str, Any]:
-    """Returns where the critic is, its version and its held-back metrics."""
+    """Returns where the critic is, its version, its held-back metrics and the seconds that learning took."""
+    if (args.algo == "aloe") != bool(args.policy):
+        raise ConfigError("--policy: expected a policy folder with --algo aloe, and only then")
     device = usable_device(args.device)
-    datasets = [EpisodeDataset.open(path) for path in args.dataset]
-    encoder = _encoder_kind(args, datasets)
+    init = LoadedCritic(args.init) if args.init else None
+    datasets = [EpisodeDataset.open(_dataset_folder(args, i)) for i in range(len(args.dataset))]
+    encoder = _encoder_kind(args, datasets, init)
     clip = clip_folder(args.backbone) if encoder == "frozen_clip" else None
+    spec = _spec(args, datasets, encoder)
+    if init is not None:
+        _check_init(args, init, spec, clip)
     features: list[Float32 | None] = [vision_features(d, clip, device) if clip else None for d in datasets]
     mixture, held_back = _mixtures(args, datasets, encoder, features)
-    trainer = _build(args, datasets, encoder, features, mixture.instructions, device)
-    update, teacher = _method(args, trainer, mixture.instructions)
+    trainer = _build(args, spec, datasets, encoder, features, mixture.instructions, device, init)
+    run = _run(args, trainer, mixture, datasets, features, init)
     training = args.out.parent / f"{args.out.name}.training"
     if (training / TRAINING_STATE).exists():
         resume_training(training, trainer)
-    metrics = _loop(args, trainer, update, mixture, training)
+    began = time.perf_counter()
+    metrics = _loop(args, trainer, run.updates, training)
+    costs = {"seconds": time.perf_counter() - began, **run.report()}
     quality = evaluate(trainer, held_back.batch(0))
     facts: dict[str, Any] = {
-        "teacher": teacher,
+        **run.facts,
+        "init": init.version if init else "",
         "dataset_id": [d.dataset_id for d in datasets],
         "metrics": {**metrics, **quality},
         "spread_limit": quality["spread_p999"] * _SPREAD_MARGIN,
         "gamma": args.gamma,
     }
+    known = mixture.instructions
+    instructions = keep_instructions(trainer, known, init) if init else known
     tower, tower_config = _tower(clip)
-    version = save_critic(args.out, trainer, mixture.instructions, facts, tower, tower_config, half=args.half)
-    return {"critic": str(args.out), "version": version, "steps": trainer.step, "metrics": facts["metrics"]}
+    version = save_critic(args.out, trainer, instructions, facts, tower, tower_config, half=args.half)
+    return {
+        "critic": str(args.out),
+        "version": version,
+        "steps": trainer.step,
+        "metrics": facts["metrics"],
+        **costs,
+    }
+
+
+@dataclass(frozen=True)
+class Run:
+    """What an algorithm makes of the data.
+
+    updates: one step of training each, and its metrics. The first batch is drawn when it is asked for, so
+        that a trainer may be resumed before. facts: for the critic's manifest. report: for the result.
+    """
+
+    updates: Generator[dict[str, float]]
+    facts: dict[str, Any]
+    report: Callable[[], dict[str, Any]] = dict
+
+
+def _run(
+    args: argparse.Namespace,
+    trainer: CriticTrainer,
+    mixture: ChunkMixture,
+    datasets: list[EpisodeDataset],
+    features: list[Float32 | None],
+    init: LoadedCritic | None,
+) -> Run:
+    update, teacher = _method(args, trainer, mixture.instructions)
+    if args.algo != "aloe":
+        return Run(_updates(update, trainer, mixture), {"teacher": teacher})
+    from valueguide.cli.train_critic_aloe import Source, aloe_run
+
+    sources = [Source(d, _split(d)[0], values) for d, values in zip(datasets, features, strict=True)]
+    return aloe_run(args, trainer, mixture.instructions, sources, init.version if init else "")
+
+
+def _updates(
+    update: Callable[[ChunkBatch], dict[str, float]], trainer: CriticTrainer, mixture: ChunkMixture
+) -> Generator[dict[str, float]]:
+    for batch in mixture.iterate(trainer.step):
+        yield update(batch) | {"data_wait_share": mixture.wait_share}
 
 
 def _method(
@@ -81,11 +141,25 @@ def _method(
     return CriticDistiller(trainer, teacher, instructions).update, teacher.version
 
 
-def _encoder_kind(args: argparse.Namespace, datasets: list[EpisodeDataset]) -> str:
+def _dataset_folder(args: argparse.Namespace, number: int) -> Path:
+    """The folder of the `number`th --dataset; a bag becomes one beside --out."""
+    path: Path = args.dataset[number]
+    if not is_bag(path):
+        return path
+    target = args.out.parent / f"{args.out.name}.bag{number}"
+    return imported_bag(path, target, args.robot, args.namespace)
+
+
+def _encoder_kind(
+    args: argparse.Namespace, datasets: list[EpisodeDataset], init: LoadedCritic | None = None
+) -> str:
     pictures = [bool(d.cameras) for d in datasets]
     if any(p != pictures[0] for p in pictures):
         raise ConfigError(mismatch("--dataset", "kind", "all with pictures or all without", pictures))
-    kind = ("frozen_clip" if pictures[0] else "state") if args.encoder == "auto" else args.encoder
+    known = init.network_config.encoder if init else "frozen_clip" if pictures[0] else "state"
+    kind = known if args.encoder == "auto" else args.encoder
+    if init and kind != known:
+        raise ConfigError(mismatch(f"--init {args.init}", "encoder", kind, known))
     if kind == "frozen_clip" and args.backbone is None:
         raise ConfigError("--backbone: expected the folder of `valueguide train backbone`, found none")
     if kind == "state" and any(d.cameras and d.environment_state is None for d in datasets):
@@ -93,6 +167,32 @@ def _encoder_kind(args: argparse.Namespace, datasets: list[EpisodeDataset]) -> s
             "--encoder state: expected privileged states (--suite wxai-both), found pictures only"
         )
     return str(kind)
+
+
+def _check_init(args: argparse.Namespace, init: LoadedCritic, spec: CriticSpec, clip: Path | None) -> None:
+    """Raises ConfigError when the values of `init` mean something else here, or it looked at other things."""
+    where = f"--init {args.init}"
+    check_spec(init, spec, where)
+    gamma = init.manifest.get("gamma", args.gamma)
+    if gamma != args.gamma:
+        raise ConfigError(mismatch(where, "gamma", args.gamma, gamma, f"Use --gamma {gamma}"))
+    if clip is None or not init.tower_weights:
+        return
+    tower, _ = _tower(clip)
+    own, known = tower.state_dict(), init.tower_weights
+    # Critics of --half hold their tower in 16 bits.
+    same = own.keys() == known.keys() and all(
+        torch.equal(known[name], value.to(known[name].dtype)) for name, value in own.items()
+    )
+    if not same:
+        raise ConfigError(mismatch(where, "vision tower", f"that of --backbone {clip}", "another one"))
+
+
+def _split(dataset: EpisodeDataset) -> tuple[list[int], list[int]]:
+    """Episodes to learn from, and every tenth, held back; of fewer than ten, all of them are both."""
+    held = [e for e in range(dataset.episodes) if e % _HOLD_EVERY == _HOLD_EVERY - 1]
+    kept = [e for e in range(dataset.episodes) if e % _HOLD_EVERY != _HOLD_EVERY - 1]
+    return kept, held or kept
 
 
 def _mixtures(
@@ -103,10 +203,9 @@ def _mixtures(
     kept_loaders: list[ChunkLoader] = []
     held_loaders: list[ChunkLoader] = []
     for dataset, values in zip(datasets, features, strict=True):
-        held = [e for e in range(dataset.episodes) if e % _HOLD_EVERY == _HOLD_EVERY - 1]
-        kept = [e for e in range(dataset.episodes) if e not in set(held)] or held
-        frames = FrameCache.build(dataset) if kind == "images" else None
-        for loaders, episodes in ((kept_loaders, kept), (held_loaders, held or kept)):
+        # ALOE learns from a replay, which holds the decoded pictures itself.
+        frames = FrameCache.build(dataset) if kind == "images" and args.algo != "aloe" else None
+        for loaders, episodes in zip((kept_loaders, held_loaders), _split(dataset), strict=True):
             loader = ChunkLoader(
                 dataset,
                 args.execute,
@@ -125,19 +224,12 @@ def _mixtures(
     )
 
 
-def _build(
-    args: argparse.Namespace,
-    datasets: list[EpisodeDataset],
-    encoder: str,
-    features: list[Float32 | None],
-    instructions: list[str],
-    device: str,
-) -> CriticTrainer:
+def _spec(args: argparse.Namespace, datasets: list[EpisodeDataset], encoder: str) -> CriticSpec:
     first = datasets[0]
     names = first.features["action"].get("names") or [f"action_{i}" for i in range(first.action.shape[1])]
     privileged = [d.environment_state for d in datasets if d.environment_state is not None]
     use_privileged = encoder == "state" and len(privileged) == len(datasets)
-    spec = CriticSpec(
+    return CriticSpec(
         executed_length=args.execute,
         action_names=tuple(names),
         state_dim=first.state.shape[1],
@@ -145,6 +237,32 @@ def _build(
         cameras={n: first.image_shape(n) for n in first.cameras} if encoder != "state" else {},
         state_names=tuple(first.features["observation.state"].get("names") or ()),
     )
+
+
+def _build(
+    args: argparse.Namespace,
+    spec: CriticSpec,
+    datasets: list[EpisodeDataset],
+    encoder: str,
+    features: list[Float32 | None],
+    instructions: list[str],
+    device: str,
+    init: LoadedCritic | None,
+) -> CriticTrainer:
+    config = TrainConfig(
+        algo=args.algo,
+        gamma=args.gamma,
+        backup=args.backup,
+        negative_share=args.negative_share,
+        weight_decay=args.weight_decay,
+        seed=args.seed,
+        warmup_steps=min(2000, args.steps // 10),
+    )
+    tasks = _task_numbers(datasets, instructions)
+    encode = MiniLMEncoder().encode
+    if init is not None:
+        return trainer_from(init, config, device, instructions=instructions, embed=encode, task_of=tasks)
+    privileged = [d.environment_state for d in datasets if d.environment_state is not None]
     known = [f for f in features if f is not None]
     network = NetworkConfig(
         encoder=encoder,
@@ -158,23 +276,15 @@ def _build(
         layer_norm=args.layer_norm,
         dropout=args.dropout,
     )
-    config = TrainConfig(
-        algo=args.algo,
-        gamma=args.gamma,
-        negative_share=args.negative_share,
-        weight_decay=args.weight_decay,
-        seed=args.seed,
-        warmup_steps=min(2000, args.steps // 10),
-    )
     normalizers = Normalizers(
         action=Normalizer.min_max(np.concatenate([d.action for d in datasets])),
         state=Normalizer.mean_std(np.concatenate([d.state for d in datasets])),
-        environment_state=Normalizer.mean_std(np.concatenate(privileged)) if use_privileged else None,
+        environment_state=Normalizer.mean_std(np.concatenate(privileged))
+        if spec.environment_state_dim
+        else None,
         features=Normalizer.mean_std(np.concatenate(known)) if known else None,
     )
-    embeddings = MiniLMEncoder().encode(instructions)
-    tasks = _task_numbers(datasets, instructions)
-    return CriticTrainer(spec, network, config, normalizers, embeddings, tasks, device)
+    return CriticTrainer(spec, network, config, normalizers, encode(instructions), tasks, device)
 
 
 def _task_numbers(datasets: list[EpisodeDataset], instructions: list[str]) -> NDArray[np.int64]:
@@ -190,23 +300,19 @@ def _task_numbers(datasets: list[EpisodeDataset], instructions: list[str]) -> ND
 
 
 def _loop(
-    args: argparse.Namespace,
-    trainer: CriticTrainer,
-    update: Callable[[ChunkBatch], dict[str, float]],
-    mixture: ChunkMixture,
-    training: Path,
+    args: argparse.Namespace, trainer: CriticTrainer, updates: Generator[dict[str, float]], training: Path
 ) -> dict[str, float]:
+    """Trains up to --steps, saving the state on the way; returns the last step's metrics."""
     latest: dict[str, float] = {}
-    batches = mixture.iterate(trainer.step)
-    with progress_bar(args.steps - trainer.step, "steps") as bar:
+    with progress_bar(args.steps - trainer.step, "steps") as bar, contextlib.closing(updates):
         while trainer.step < args.steps:
-            latest = update(next(batches))
+            latest = next(updates)
             bar.update(1)
             if trainer.step % 200 == 0:
                 bar.note(f"td {latest['td_loss']:.3f}, q {latest['q_mean']:.1f}")
             if trainer.step % args.checkpoint_every == 0 or trainer.step == args.steps:
                 save_training(training, trainer)
-    return {**latest, "data_wait_share": mixture.wait_share}
+    return latest
 
 
 @torch.no_grad()
