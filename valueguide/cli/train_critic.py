@@ -65,7 +65,7 @@ def train_critic(args: argparse.Namespace) -> dict[str, Any]:
     if (training / TRAINING_STATE).exists():
         resume_training(training, trainer)
     began = time.perf_counter()
-    metrics = _loop(args, trainer, run.updates, training)
+    metrics = _loop(args, trainer, run, training)
     costs = {"seconds": time.perf_counter() - began, **run.report()}
     quality = evaluate(trainer, held_back.batch(0))
     facts: dict[str, Any] = {
@@ -95,11 +95,13 @@ class Run:
 
     updates: one step of training each, and its metrics. The first batch is drawn when it is asked for, so
         that a trainer may be resumed before. facts: for the critic's manifest. report: for the result.
+    save: called before each saving of the trainer's state; keeps what else an exact resumption takes.
     """
 
     updates: Generator[dict[str, float]]
     facts: dict[str, Any]
     report: Callable[[], dict[str, Any]] = dict
+    save: Callable[[], None] = lambda: None
 
 
 def _run(
@@ -299,18 +301,17 @@ def _task_numbers(datasets: list[EpisodeDataset], instructions: list[str]) -> ND
     return np.array([order[names[s]] for s in instructions])
 
 
-def _loop(
-    args: argparse.Namespace, trainer: CriticTrainer, updates: Generator[dict[str, float]], training: Path
-) -> dict[str, float]:
+def _loop(args: argparse.Namespace, trainer: CriticTrainer, run: Run, training: Path) -> dict[str, float]:
     """Trains up to --steps, saving the state on the way; returns the last step's metrics."""
     latest: dict[str, float] = {}
-    with progress_bar(args.steps - trainer.step, "steps") as bar, contextlib.closing(updates):
+    with progress_bar(args.steps - trainer.step, "steps") as bar, contextlib.closing(run.updates):
         while trainer.step < args.steps:
-            latest = next(updates)
+            latest = next(run.updates)
             bar.update(1)
             if trainer.step % 200 == 0:
                 bar.note(f"td {latest['td_loss']:.3f}, q {latest['q_mean']:.1f}")
             if trainer.step % args.checkpoint_every == 0 or trainer.step == args.steps:
+                run.save()
                 save_training(training, trainer)
     return latest
 

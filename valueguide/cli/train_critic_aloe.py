@@ -23,9 +23,10 @@ from valueguide.critics.config import CriticSpec
 from valueguide.critics.trainer import CriticTrainer
 from valueguide.data.layout import read_json, write_json
 from valueguide.data.reader import EpisodeDataset
-from valueguide.errors import ConfigError, mismatch
+from valueguide.errors import ConfigError, DataError, mismatch
 from valueguide.online.learner import CriticLearner, LearnerSettings
 from valueguide.online.replay import ReplayWriter
+from valueguide.online.segment_file import map_tensors, write_tensors
 from valueguide.online.segments import Segment, dataset_segments
 from valueguide.policies.adapter import LeRobotPolicy
 from valueguide.policies.load import load_policy
@@ -33,6 +34,8 @@ from valueguide.types import Float32
 
 #: Written last: a replay without it was cut off and is made anew.
 _MADE_FROM = "made_from.json"
+#: The policy's chunks at the states that were asked about, see `PolicyTargets.remembered`.
+_PROPOSALS = "proposals.safetensors"
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,13 @@ def aloe_run(
     policy = load_policy(args.policy, str(trainer.device))
     check_policy(policy, trainer.spec, sources)
     settings = LearnerSettings(
-        args.batch_size, args.proposals, {"offline": 1.0}, args.takeover, seed=args.seed
+        args.batch_size,
+        args.proposals,
+        {"offline": 1.0},
+        args.takeover,
+        # Nothing is ever dropped, which an exact resumption builds on.
+        capacity=sum(source.dataset.rows for source in sources),
+        seed=args.seed,
     )
     cameras = set(policy.cameras)
     if trainer.network.encoder not in ("state", "frozen_clip"):
@@ -73,19 +82,31 @@ def aloe_run(
         "proposals": args.proposals,
         "takeover": args.takeover,
         "batch_size": args.batch_size,
+        "seed": args.seed,
     }
     folder = args.out.parent / f"{args.out.name}.replay"
     fill_replay(folder, sources, sorted(cameras), run)
     learner = CriticLearner(folder, trainer, instructions, policy, settings)
+    targets, known = learner.targets, folder / _PROPOSALS
+    if known.exists():
+        tensors, _ = map_tensors(known)
+        targets.remember(tensors["ids"], tensors["chunks"])
 
     def updates() -> Generator[dict[str, float]]:
         yield from learner.learn(args.steps)
 
     def report() -> dict[str, Any]:
-        targets = learner.targets
         return {name: getattr(targets, name) for name in ("policy_share", "hit_rate", "policy_s", "calls")}
 
-    return Run(updates(), {"policy_version": policy.version, "takeover": args.takeover}, report)
+    def save() -> None:
+        ids, chunks = targets.remembered()
+        try:
+            if len(ids):
+                write_tensors(known, {"ids": ids, "chunks": chunks}, {})
+        except OSError as error:
+            raise DataError(f"{known}: proposals not kept: {error}") from error
+
+    return Run(updates(), {"policy_version": policy.version, "takeover": args.takeover}, report, save)
 
 
 def check_policy(policy: LeRobotPolicy, spec: CriticSpec, sources: Sequence[Source]) -> None:

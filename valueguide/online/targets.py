@@ -119,6 +119,28 @@ class PolicyTargets:
                 if self.proposer.version == version:
                     return version, Proposals(following=following)
 
+    def remembered(self) -> tuple[Int64, Float32]:
+        """What is known of the present policy: ids (n,), least recently used first; chunks (n, P, E, A).
+
+        Matrix libraries round rows by how many are computed together, and which states a batch asks about
+        depends on what is known. So a run that goes on bit for bit hands this to `remember`; that it was
+        taken some batches later than the state of the learner does no harm while nothing was dropped.
+        """
+        with self._lock:
+            if not self._kept or self._kept_for[0] != self.proposer.version:
+                return np.zeros(0, np.int64), np.zeros((0, self.k, 0, 0), np.float32)
+            return np.fromiter(self._kept, np.int64), np.stack(list(self._kept.values()))
+
+    def remember(self, ids: Int64, chunks: Float32) -> None:
+        """Take over what another one of the same policy, seed and P `remembered`. DataError for another P."""
+        if chunks.ndim != 4 or chunks.shape[:2] != (len(ids), self.k):
+            raise DataError(
+                mismatch(_WHERE, "remembered chunks", f"({len(ids)}, {self.k}, E, A)", chunks.shape)
+            )
+        with self._lock:
+            self._kept_for = (self.proposer.version, chunks.shape[2])
+            self._kept = OrderedDict(zip(ids.tolist(), chunks, strict=True))
+
     def _following(
         self, proposer: BatchProposer, version: str, batch: ChunkBatch, ids: Int64, observe: Observe
     ) -> Float32:
