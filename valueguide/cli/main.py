@@ -19,6 +19,7 @@ COMMANDS = {
     "demo": "a frozen policy alone, then guided by a critic: table, report and videos",
     "collect": "record demonstrations or rollouts as a LeRobotDataset v3",
     "train": "train a backbone, a policy or a critic",
+    "critics": "versions of a critic: check, shadow, promote, roll back",
     "eval": "compare arms on the same initial states",
     "replay": "logged choices made again by another critic, temperature or aggregation",
     "bag": "MCAP bags to datasets and back, and what a bag holds and lacks",
