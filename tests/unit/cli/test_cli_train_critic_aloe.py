@@ -24,8 +24,9 @@ from valueguide.data.schema import DatasetSpec
 from valueguide.data.writer import EpisodeWriter
 from valueguide.errors import CheckpointError, ConfigError
 from valueguide.online.replay import ReplayReader
+from valueguide.policies.load import load_policy
 from valueguide.testing.fakes import FakeProposer
-from valueguide.types import Episode, Observation, Step
+from valueguide.types import Episode, Observation, Step, UInt8
 
 POLICY, CRITIC = shipped("wxai-state", "policy"), shipped("wxai-state", "critic")
 SENTENCE = "open the drawer"
@@ -42,7 +43,7 @@ def _record(root: Path, episodes: int, commanders: str = "pppphhhhhhhhhhhh", pic
     def observation() -> Observation:
         number, state = next(level), rng.normal(size=spec.state_dim).astype(np.float32)
         state[0] = number if pictures else state[0]
-        images = {"front": np.full((4, 6, 3), number % 256, np.uint8)} if pictures else {}
+        images: dict[str, UInt8] = {"front": np.full((4, 6, 3), number % 256, np.uint8)} if pictures else {}
         privileged = rng.normal(size=spec.environment_state_dim).astype(np.float32)
         return Observation(images, state, SENTENCE, 0, None if pictures else privileged)
 
@@ -121,10 +122,8 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
     assert np.isfinite(whole["metrics"]["rank_correlation"])
     manifest = LoadedCritic(tmp_path / "whole").manifest
     assert manifest["init"] == LoadedCritic(Path(CRITIC)).version
-    assert (
-        manifest["policy_version"]
-        == json.loads((tmp_path / "whole.replay" / "made_from.json").read_text())["policy"]
-    )
+    made_from = json.loads((tmp_path / "whole.replay" / "made_from.json").read_text())
+    assert manifest["policy_version"] == made_from["policy"] == load_policy(POLICY).version
 
     with pytest.raises(ConfigError, match=r"takeover: expected bootstrap, found failure\. Use a new --out"):
         _train(tmp_path / "whole", *words, "--takeover", "bootstrap")
@@ -183,9 +182,12 @@ def _picture_run(
     proposer, observed, batches = FakeProposer(4, 5), [], []
     proposer.cameras = cameras  # type: ignore[attr-defined]
     propose, real_update = proposer.propose, CriticTrainer.update
-    monkeypatch.setattr(
-        proposer, "propose", lambda o, k, seeds: (observed.extend(o), propose(o, k, seeds))[1]
-    )
+
+    def watched(observations: Any, k: int, seeds: Any) -> Any:
+        observed.extend(observations)
+        return propose(observations, k, seeds)
+
+    monkeypatch.setattr(proposer, "propose", watched)
     monkeypatch.setattr(train_critic_aloe, "load_policy", lambda *_: proposer)
 
     def update(self: CriticTrainer, batch: Any, proposals: Any) -> dict[str, float]:

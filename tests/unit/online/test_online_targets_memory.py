@@ -35,8 +35,8 @@ def test_what_was_known_is_known_again_and_the_policy_is_not_asked() -> None:
 
 def test_the_least_recently_used_comes_first_and_goes_first() -> None:
     targets = PolicyTargets(FakeProposer(), k=1)
-    for ids in ((1, 2), (3,), (1,)):
-        targets.propose(_batch(*ids), _OBSERVE)
+    for batch in (_batch(1, 2), _batch(3), _batch(1)):
+        targets.propose(batch, _OBSERVE)
     ids, chunks = targets.remembered()
     assert ids.tolist() == [2, 3, 1] and chunks.shape == (3, 1, 2, 1) and chunks.dtype == np.float32
     small = PolicyTargets(FakeProposer(), k=1, capacity=3)
