@@ -144,6 +144,29 @@ class FakeBatchCritic(FakeCritic):
         return np.stack([self.score(o, a).q for o, a in zip(observations, actions, strict=True)], axis=1)
 
 
+class FakeLinearCritic:
+    """q = shift + by_state * state[0] + by_action * (first number of the chunk), less `disagreement` for each
+    further of two members. spread_limit: above which it says it should not be trusted."""
+
+    def __init__(
+        self,
+        version: str = "linear",
+        shift: float = 0.0,
+        by_state: float = 1.0,
+        by_action: float = 1.0,
+        disagreement: float = 0.0,
+        spread_limit: float | None = None,
+    ) -> None:
+        self.version, self.spread_limit = version, spread_limit
+        self._shift, self._by_state, self._by_action = shift, by_state, by_action
+        self._disagreement = disagreement
+
+    def score_batch(self, observations: Sequence[Observation], actions: Float32) -> Float32:
+        states = np.array([o.state[0] for o in observations])[:, None]
+        q = self._shift + self._by_state * states + self._by_action * actions[:, :, 0, 0]
+        return np.stack([q, q - self._disagreement]).astype(np.float32)
+
+
 class FakeNanCritic(FakeCritic):
     """One member's score of the last candidate is NaN."""
 
