@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import logging
 import os
 from dataclasses import dataclass
@@ -18,16 +17,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from valueguide.data import layout
-from valueguide.data.columns import array_column, hf_metadata
 from valueguide.data.encode import EncodedEpisode, encode_episode
 from valueguide.data.layout import DATA_TEMPLATE, EPISODES_TEMPLATE, FINALS_TEMPLATE, numbered
-from valueguide.data.schema import INDEX_FEATURES, DatasetSpec
-from valueguide.data.stats import Stats, array_stats, from_json, merge, to_json
+from valueguide.data.schema import DatasetSpec
+from valueguide.data.stats import Stats, from_json, merge, to_json
 from valueguide.data.swap import restore_interrupted
+from valueguide.data.tables import episode_table, frame_table, info, task_table
 from valueguide.errors import DataError
 from valueguide.types import Episode
 
@@ -108,7 +106,10 @@ class EpisodeWriter:
         tasks = dict(state.tasks)
         for task in encoded.tasks:
             tasks.setdefault(task, len(tasks))
-        frames, index_stats = _frame_table(state, encoded, tasks, self.spec)
+        place = {"episode": state.episodes, "first_frame": state.frames}
+        task_index = [tasks[task] for task in encoded.tasks]
+        features = self.spec.features()
+        frames, index_stats = frame_table(encoded.columns, features, task_index, fps=self.spec.fps, **place)
         stats = {**encoded.stats, **index_stats}
         if state.stats:  # LeRobot wants the same columns in every episode row.
             stats = {name: stats[name] for name in stats if name in state.stats}
@@ -116,9 +117,8 @@ class EpisodeWriter:
         layout.write_table(numbered(self.root, DATA_TEMPLATE, number), frames)
         final = {"episode_index": pa.array([state.episodes], pa.int64()), **encoded.final}
         layout.write_table(numbered(self.root, FINALS_TEMPLATE, number), pa.table(final))
-        layout.write_table(
-            numbered(self.root, EPISODES_TEMPLATE, number), _episode_table(state, encoded, stats)
-        )
+        row = episode_table(encoded.tasks, encoded.length, stats, file=number, **place)
+        layout.write_table(numbered(self.root, EPISODES_TEMPLATE, number), row)
         if len(tasks) > len(state.tasks):
             layout.write_table(self.root / layout.TASKS, task_table(tasks))
         after = _Committed(
@@ -129,7 +129,7 @@ class EpisodeWriter:
             stats=merge(state.stats, stats),
         )
         layout.write_json(self.root / layout.STATS, to_json(after.stats))
-        layout.write_json(self.root / layout.INFO, info(self.spec, after.episodes, after.frames, len(tasks)))
+        layout.write_json(self.root / layout.INFO, _info(self.spec, after.episodes, after.frames, len(tasks)))
         return after
 
     def _discard(self) -> None:
@@ -151,41 +151,15 @@ def lock(root: Path) -> int:
     return descriptor
 
 
-def info(spec: DatasetSpec, episodes: int, frames: int, tasks: int) -> dict[str, Any]:
-    """The content of meta/info.json."""
-    features = {name: {**entry, "shape": list(entry["shape"])} for name, entry in spec.features().items()}
-    return {
-        "codebase_version": layout.CODEBASE_VERSION,
-        "fps": spec.fps,
-        "features": features,
-        "total_episodes": episodes,
-        "total_frames": frames,
-        "total_tasks": tasks,
-        "chunks_size": layout.FILES_PER_CHUNK,
-        "data_files_size_in_mb": 100,
-        "video_files_size_in_mb": 200,
-        "data_path": DATA_TEMPLATE,
-        "video_path": None,
-        "robot_type": spec.robot_type or None,
-        "splits": {"train": f"0:{episodes}"},
-    }
-
-
-def task_table(tasks: dict[str, int]) -> pa.Table:
-    """meta/tasks.parquet: LeRobot reads it with pandas and wants the instruction as the index."""
-    description = {
-        "index_columns": ["task"],
-        "column_indexes": [],
-        "columns": [
-            {"name": name, "field_name": name, "pandas_type": kind, "numpy_type": dtype, "metadata": None}
-            for name, kind, dtype in (("task_index", "int64", "int64"), ("task", "unicode", "object"))
-        ],
-        "pandas_version": "2.0.0",
-    }
-    table = pa.table(
-        {"task_index": pa.array(list(tasks.values()), pa.int64()), "task": pa.array(list(tasks))}
+def _info(spec: DatasetSpec, episodes: int, frames: int, tasks: int) -> dict[str, Any]:
+    return info(
+        spec.features(),
+        fps=spec.fps,
+        robot_type=spec.robot_type or None,
+        episodes=episodes,
+        frames=frames,
+        tasks=tasks,
     )
-    return table.replace_schema_metadata({"pandas": json.dumps(description)})
 
 
 def _create_or_check(root: Path, spec: DatasetSpec) -> None:
@@ -193,7 +167,7 @@ def _create_or_check(root: Path, spec: DatasetSpec) -> None:
         if layout.existing(root, DATA_TEMPLATE):
             raise DataError(f"{root / layout.INFO}: file is missing but data files exist; restore it first")
         layout.write_json(root / layout.SPEC, spec.to_dict())
-        layout.write_json(root / layout.INFO, info(spec, 0, 0, 0))
+        layout.write_json(root / layout.INFO, _info(spec, 0, 0, 0))
         return
     difference = recorded_spec(root).difference(spec)
     if difference:
@@ -279,40 +253,3 @@ def _known_stats(root: Path, frames: int) -> Stats:
     if total:
         layout.write_json(root / layout.STATS, to_json(total))
     return total
-
-
-def _frame_table(
-    state: _Committed, encoded: EncodedEpisode, tasks: dict[str, int], spec: DatasetSpec
-) -> tuple[pa.Table, Stats]:
-    count = np.arange(encoded.length)
-    index = {
-        "timestamp": (count / spec.fps).astype(np.float32),
-        "frame_index": count,
-        "episode_index": np.full(encoded.length, state.episodes),
-        "index": state.frames + count,
-        "task_index": np.array([tasks[task] for task in encoded.tasks]),
-    }
-    columns = {**encoded.columns, **{n: array_column(v, INDEX_FEATURES[n]) for n, v in index.items()}}
-    features = spec.features()
-    table = pa.table({name: columns[name] for name in features}).replace_schema_metadata(
-        hf_metadata(features)
-    )
-    return table, {name: array_stats(values) for name, values in index.items()}
-
-
-def _episode_table(state: _Committed, encoded: EncodedEpisode, stats: Stats) -> pa.Table:
-    chunk, file = divmod(state.next_file, layout.FILES_PER_CHUNK)
-    row: dict[str, Any] = {
-        "episode_index": state.episodes,
-        "tasks": list(dict.fromkeys(encoded.tasks)),
-        "length": encoded.length,
-        "data/chunk_index": chunk,
-        "data/file_index": file,
-        "dataset_from_index": state.frames,
-        "dataset_to_index": state.frames + encoded.length,
-        "meta/episodes/chunk_index": chunk,
-        "meta/episodes/file_index": file,
-    }
-    for name, entry in sorted(stats.items()):
-        row.update({f"stats/{name}/{key}": value.tolist() for key, value in entry.items()})
-    return pa.table({key: [value] for key, value in row.items()})
