@@ -125,7 +125,10 @@ def test_a_draw_is_repeated_with_the_seed_of_the_log(tmp_path: Path) -> None:
     assert [d.index for d in choose_again(log, Rule(beta=0.05))] == [d.index for d in logged]
 
 
-def test_without_a_logged_seed_the_draw_depends_on_ours(tmp_path: Path) -> None:
+def test_without_a_logged_seed_the_draw_depends_on_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("valueguide.evaluation.counterfactual._BATCH", 2)
     dataset = _dataset(tmp_path / "data", [_episode(seed) for seed in range(3)])
     log = read_log(dataset)
 
@@ -133,6 +136,8 @@ def test_without_a_logged_seed_the_draw_depends_on_ours(tmp_path: Path) -> None:
         return [d.index for d in choose_again(log, Rule(beta=1.0, seed=seed))]
 
     assert drawn(1) == drawn(1) != drawn(2)
+    made = rescore(dataset, log, {"c": FakeCritic(2)}, Rule(beta=1.0, seed=1))["c"]
+    assert [d.index for d in made] == drawn(1)  # every critic meets the same draws
     assert all(d.seed == -1 for d in choose_again(log, Rule()))
 
 
@@ -204,7 +209,7 @@ def test_the_stamp_of_a_plan_names_its_observation(tmp_path: Path) -> None:
             step.observation = replace(step.observation, stamp_ns=t * 100_000_000)
 
     episode = _stretched([(0, 4), (1, 3)], hold)
-    episode.metadata["plans"] = [{"chunk_id": 0, "stamp_ns": 0}, {"chunk_id": 1, "stamp_ns": 310_000_000}]
+    episode.metadata["plans"] = [{"chunk_id": 0, "stamp_ns": 0}, {"chunk_id": 1, "stamp_ns": 300_000_000}]
     log = read_log(_dataset(tmp_path / "data", [episode]))
     assert [entry.frame for entry in log.decisions] == [0, 3]  # by its step alone it would be 4
 

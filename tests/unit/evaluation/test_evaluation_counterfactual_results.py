@@ -59,6 +59,11 @@ def _best(rows: Sequence[Sequence[float] | None]) -> list[Decision]:
 _NEW = [[-1.0, -5.0, -3.0], [-2.0, -4.0, -3.0], *(row[1] for row in _ROWS[2:])]
 
 
+@pytest.fixture(autouse=True)
+def _few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("valueguide.evaluation.resample._DRAWS", 50)
+
+
 @pytest.fixture
 def results() -> dict[str, Any]:
     logged = [entry.decision for entry in _log().decisions]
@@ -155,6 +160,17 @@ def test_scores_that_are_no_numbers_do_not_count() -> None:
     assert critic["reasons"] == {"argmax": 6, "no_critic": 1}
     assert {row["episode"] for row in critic["episodes"]} == {1, 2, 3, 4}
     assert critic["outcome"]["auc"]["episodes"] == 3
+
+
+def test_critics_are_held_against_each_other_over_the_same_decisions() -> None:
+    rows: list[Any] = [row[1] for row in _ROWS]
+    made = {"new": _best(rows), LOGGED: _best([None, *rows[1:]])}
+    versus = build_results(_SETTINGS, _log(), made, {})["versus_logged"]["new"]
+    assert versus["spearman"]["value"] == 0.0 and versus["auc"] == {
+        "value": 0.0,
+        "ci95": [0.0, 0.0],
+        "episodes": 4,
+    }
 
 
 def test_the_results_are_json_and_say_what_they_cannot_tell(results: dict[str, Any]) -> None:

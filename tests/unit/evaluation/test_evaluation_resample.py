@@ -86,3 +86,12 @@ def test_within_tasks_is_the_mean_of_those_where_it_is_defined() -> None:
     alone = figure_within({"c": auc(7)})  # type: ignore[dict-item]
     assert (alone["value"], alone["ci95"], alone["episodes"]) == (None, None, 0)
     assert figure_within({})["value"] is None
+
+
+def test_a_task_of_one_episode_leaves_the_interval_open() -> None:
+    three = mean_of(np.array([1.0, 2.0, 3.0]), np.arange(3))
+    one = mean_of(np.array([5.0]), np.zeros(1, int))
+    found = figure_within({"a": (three, 3), "b": (one, 1)})
+    assert found["value"] == 3.5 and found["ci95"] is None and found["episodes"] == 4
+    low, high = figure_within({"a": (three, 3)})["ci95"]
+    assert low < 2.0 < high
