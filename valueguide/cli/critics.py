@@ -259,16 +259,18 @@ def _number(args: argparse.Namespace, versions: CriticVersions) -> int:
 
 
 def _verdict(versions: CriticVersions, number: int) -> str:
-    """Of the kept report: "passed", "failed" with what, or "-"."""
+    """Of the kept report: "passed", "failed" with what, what is wrong with it, or "-"."""
     from valueguide.online.checks import CheckReport
 
-    kept = versions.report(number)
-    if kept is None:
-        return "-"
-    report = CheckReport.from_json(kept)
-    return (
-        "passed" if report.passed else f"failed: {', '.join(c.name for c in report.checks if not c.passed)}"
-    )
+    try:
+        kept = versions.report(number)
+        if kept is None:
+            return "-"
+        report = CheckReport.from_json(kept)
+    except CheckpointError as error:
+        return str(error)
+    failed = [check.name for check in report.checks if not check.passed]
+    return f"failed: {', '.join(failed)}" if failed else "passed"
 
 
 def _table(number: int, report: CheckReport) -> str:

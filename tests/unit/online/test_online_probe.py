@@ -71,9 +71,9 @@ def test_tasks_share_the_states_evenly_and_the_seed_decides_which() -> None:
     assert states(make_probe(some, LABELLING, states=10, seed=1)) != states(probe)
     # Every state of the task has the same chance, 6 of 18.
     counts: Counter[bytes] = Counter()
-    for seed in range(200):
+    for seed in range(60):
         counts.update(states(make_probe(some[:6], LABELLING, states=6, seed=seed)))
-    assert len(counts) == 18 and min(counts.values()) > 40 and max(counts.values()) < 95
+    assert len(counts) == 18 and min(counts.values()) > 6 and max(counts.values()) < 38
 
 
 def test_candidates_are_chunks_of_other_states_or_proposals() -> None:
