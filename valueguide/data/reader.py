@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 from valueguide.data import layout
 from valueguide.data.finals import FinalObservations
+from valueguide.data.images import encode_image
+from valueguide.data.interventions import FLAGS, INTERVENTION, IS_INTERVENTION, convention_of, read_sources
 from valueguide.data.outcomes import Outcomes, derive_outcomes
 from valueguide.data.rebuild import rebuild_episode
 from valueguide.data.schema import ACTION, ENVIRONMENT_STATE, IMAGE_PREFIX, SCALARS, STATE, DatasetSpec
@@ -43,6 +45,7 @@ class EpisodeDataset:
         last frame stands in for it: not a successor to learn from.
     metadata: one dictionary an episode. fps: frames per second. cameras: camera names.
     spec: the recorder's spec, None for a plain LeRobotDataset.
+    interventions: how the dataset says who acted, see interventions.convention_of.
     """
 
     def __init__(self, root: Path, info: dict[str, Any], success: bool | Sequence[bool] | None) -> None:
@@ -50,10 +53,11 @@ class EpisodeDataset:
         self.fps = float(info["fps"])
         self.features: dict[str, Any] = info["features"]
         self.spec = _spec(root)
+        self.interventions = convention_of(self.features, str(root / layout.INFO))
         self._files = DataFiles(root, info)
         if self._files.frames == 0:
             raise DataError(f"{root}: the dataset is empty; record an episode first")
-        names = [name for name in _eager_columns(self.features) if name in self.features]
+        names = [name for name in _eager_columns() if name in self.features]
         columns = self._files.read(names)
         self.action = _float32(columns, ACTION)
         self.state = _float32(columns, STATE) if STATE in columns else np.zeros((self.frames, 0), np.float32)
@@ -63,11 +67,12 @@ class EpisodeDataset:
         self.episode_start, self.episode_end, self.episode_index = _bounds(columns["episode_index"])
         self._check_complete(info)
         self.instructions, self.instruction = _instructions(root, info, np.asarray(columns["task_index"]))
+        self.source = read_sources(columns, self.features, self.frames, self._files.place)
         outcomes: Outcomes = derive_outcomes(
-            columns, self.episode_start, self.episode_end, success, str(root)
+            columns, self.episode_start, self.episode_end, success, str(root), self.interventions
         )
         self.reward, self.terminated = outcomes.reward, outcomes.terminated
-        self.truncated, self.success, self.source = outcomes.truncated, outcomes.success, outcomes.source
+        self.truncated, self.success = outcomes.truncated, outcomes.success
         if outcomes.rule:
             log.warning("%s: %s", root, outcomes.rule)
         self._finals = (
@@ -158,6 +163,13 @@ class EpisodeDataset:
             return self._videos.picture(episode, row - int(self.episode_start[episode]), column)
         return self._files.picture(row, column)
 
+    def stored_image(self, frame: int, camera: str) -> bytes:
+        """The picture of frame 0 … N - 1 as a file's content: as it is stored, or PNG where that is video."""
+        column = self._image_column(camera)
+        if self.features[column]["dtype"] == "video":
+            return encode_image(self.image(frame, camera), "png")
+        return self._files.encoded_picture(frame, column)
+
     def images(self, rows: NDArray[np.integer[Any]], camera: str) -> UInt8:
         """uint8 (B, H, W, 3) RGB, decoded now; `FrameCache` serves the same call from memory maps."""
         return np.stack([self.image(int(row), camera) for row in rows])
@@ -179,9 +191,14 @@ class EpisodeDataset:
         return rebuild_episode(self, i, self._finals)
 
     def recorded(self, i: int) -> dict[str, NDArray[Any] | list[str]]:
-        """Whatever vg.* and intervention columns exist, for the frames of episode `i`; reads its files."""
-        names = [n for n in self.features if n.startswith("vg.") or n == "intervention"]
-        return self._files.read_range(names, int(self.episode_start[i]), int(self.episode_end[i]))
+        """Whatever vg.* and intervention columns exist, for the frames of episode `i`; reads its files.
+
+        HIL-SERL's column comes as `intervention` too.
+        """
+        flag = next((name for name in FLAGS if name in self.features), INTERVENTION)
+        names = [n for n in self.features if n.startswith("vg.") or n == flag]
+        found = self._files.read_range(names, int(self.episode_start[i]), int(self.episode_end[i]))
+        return {INTERVENTION if name == IS_INTERVENTION else name: values for name, values in found.items()}
 
     @cached_property
     def dataset_id(self) -> str:
@@ -250,10 +267,9 @@ def _is_camera(feature: dict[str, Any]) -> bool:
     return feature["dtype"] in ("image", "video") and not depth
 
 
-def _eager_columns(features: dict[str, Any]) -> list[str]:
+def _eager_columns() -> list[str]:
     outcome = [name for name in SCALARS if name.startswith("next.")]
-    human = [name for name in ("intervention", "complementary_info.is_intervention") if name in features]
-    return [STATE, ENVIRONMENT_STATE, ACTION, *outcome, *human, "vg.source", "episode_index", "task_index"]
+    return [STATE, ENVIRONMENT_STATE, ACTION, *outcome, *FLAGS, "vg.source", "episode_index", "task_index"]
 
 
 def _float32(columns: dict[str, Any], name: str) -> Float32:

@@ -96,16 +96,25 @@ class DataFiles:
             read[name] = values.reshape(len(values)) if shape == (1,) else values
         return read
 
+    def place(self, frame: int) -> str:
+        """The data file and the row in it of one frame, for errors."""
+        file = self.files[self._number(frame)]
+        return f"{file.path}: row {frame - file.start}"
+
     def picture(self, frame: int, column: str) -> UInt8:
         """The decoded picture of one frame, uint8 (H, W, 3) RGB."""
-        where = int(np.searchsorted(self._starts, frame, side="right")) - 1
+        return decode_image(self.encoded_picture(frame, column), self._name(frame, column))
+
+    def encoded_picture(self, frame: int, column: str) -> bytes:
+        """The picture of one frame as it is stored, a PNG or JPEG file's content."""
+        where = self._number(frame)
         file = self.files[where]
         row, group = frame - file.start, 0
         while row >= file.group_rows[group]:
             row -= file.group_rows[group]
             group += 1
         cell = self._group(where, group, column)[row].as_py()
-        name = f"{file.path}: {column}, frame {frame}"
+        name = self._name(frame, column)
         if cell is None or (cell.get("bytes") is None and not cell.get("path")):
             raise DataError(f"{name}: the picture is missing")
         encoded = cell["bytes"]
@@ -114,7 +123,13 @@ class DataFiles:
                 encoded = (self.root / cell["path"]).read_bytes()
             except OSError as error:
                 raise DataError(f"{name}: {cell['path']} is not readable: {error}") from error
-        return decode_image(encoded, name)
+        return bytes(encoded)
+
+    def _number(self, frame: int) -> int:
+        return int(np.searchsorted(self._starts, frame, side="right")) - 1
+
+    def _name(self, frame: int, column: str) -> str:
+        return f"{self.files[self._number(frame)].path}: {column}, frame {frame}"
 
     def _group(self, where: int, group: int, column: str) -> pa.Array:
         key = (where, group, column)
