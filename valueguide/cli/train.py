@@ -95,7 +95,7 @@ def _critic_arguments(parser: argparse.ArgumentParser) -> None:
         "--init",
         type=Path,
         help="critic folder to start from: its weights, normalisers, instructions, and its network's shape "
-        "(--encoder, --members and the like do not count)",
+        "(--members and the like do not count)",
     )
     parser.add_argument(
         "--teacher", default="", help="for --algo distill: a critic of privileged states (--suite wxai-both)"
