@@ -6,7 +6,7 @@ from the returns themselves, so that many small steps down, or a bad first versi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,22 +14,20 @@ from typing import Any, Literal
 import numpy as np
 
 from valueguide.errors import CheckpointError, ConfigError, ValueguideError, mismatch
-from valueguide.evaluation.ranking import spearman
 from valueguide.interfaces import BatchScorer
+from valueguide.online.answers import Answers, ask, chance
 from valueguide.online.probe import Probe
 from valueguide.online.version_state import VersionState
 from valueguide.online.versions import CriticVersions
-from valueguide.steering.decide import AGGREGATES, aggregate
-from valueguide.types import Float32
+from valueguide.steering.decide import AGGREGATES
 
 Direction = Literal["at least", "at most"]
-_BLOCK = 32
 _FORMAT = 1
 
 
 @dataclass(frozen=True)
 class CheckLimits:
-    """How much worse than the serving critic is still by chance, and what no critic may fall below.
+    """How much worse than the serving critic is still the same, and what no critic may fall below.
 
     rank_drop: in Spearman's correlation. min_rank: the least correlation.
     calibration_rise: share by which the error may grow. max_calibration: the largest error, as a share of
@@ -40,6 +38,9 @@ class CheckLimits:
         steering falls back to the policy.
     min_std: share of the serving critic's standard deviation across candidates. std_floor: the least, as a
         share of the standard deviation of the returns.
+    chance: standard errors of the difference between the two critics, by which rank and calibration may be
+        worse where that is more than the above. 1.64 refuses one in twenty of those that are no worse.
+    min_episodes: the least in a set; few of them tell nothing.
     aggregate: over ensemble members, as the re-ranker does.
     Raises ConfigError for anything negative.
     """
@@ -53,6 +54,8 @@ class CheckLimits:
     max_abstention: float = 0.05
     min_std: float = 0.2
     std_floor: float = 0.002
+    chance: float = 1.64
+    min_episodes: float = 10
     aggregate: str = "min"
 
     def __post_init__(self) -> None:
@@ -150,20 +153,20 @@ def check_version(
     """
     limits = limits or CheckLimits()
     sets = {"probe": probe} | ({} if held_out is None else {"held_out": held_out})
-    old = {name: serving and _figures(serving, asked, limits) for name, asked in sets.items()}
+    old = {name: None if serving is None else _usable(serving, asked, limits) for name, asked in sets.items()}
     against = "" if serving is None else serving.version
     digests = probe.digest, "" if held_out is None else held_out.digest
     try:
-        new = {name: _figures(candidate, asked, limits) for name, asked in sets.items()}
+        new = {name: ask(candidate, asked, limits.aggregate) for name, asked in sets.items()}
     except ValueguideError as error:
         failed = Check("scores", None, "at most", 0.0, note=str(error))
         return CheckReport(candidate.version, against, *digests, (failed,), limits)
-    bad = sum(figures["not_finite"] for figures in new.values())
-    checks = [Check("not finite", bad, "at most", 0.0)]
+    bad = sum(answers.not_finite for answers in new.values())
+    checks = [Check("not finite", float(bad), "at most", 0.0)]
     if not bad:
         for name, asked in reversed(sets.items()):
-            checks += _agreement(name, asked, new[name], old[name] or {}, limits)
-        checks += _certainty(probe, new["probe"], old["probe"] or {}, limits)
+            checks += _agreement(name, asked, new[name], old[name], limits)
+        checks += _certainty(probe, new["probe"], old["probe"], limits)
     return CheckReport(candidate.version, against, *digests, tuple(checks), limits)
 
 
@@ -216,79 +219,47 @@ def _contents(versions: CriticVersions, number: int) -> tuple[str, str]:
     return str(versions.verify(number)["version"]), against
 
 
-def _figures(critic: BatchScorer, asked: Probe, limits: CheckLimits) -> dict[str, float]:
-    """What one critic says about one set. Without finite numbers there are no others."""
-    q = _scores(critic, asked)
-    bad = int(np.count_nonzero(~np.isfinite(q)))
-    if bad:
-        return {"not_finite": bad}
-    values = aggregate(q.reshape(len(q), -1), limits.aggregate).reshape(q.shape[1:])
-    ran, candidates = values[:, 0].astype(float), values[:, 1:]
-    figures = {
-        "not_finite": 0.0,
-        "rank": spearman(ran, asked.returns.astype(float)),
-        "calibration": float(np.abs(ran - asked.returns).mean()),
-        "spread": float(np.ptp(q, axis=0).mean()),
-        "action_std": float(np.median(candidates.std(axis=1))),
-    }
-    limit = getattr(critic, "spread_limit", None)
-    if limit is not None:
-        chosen = np.take_along_axis(np.ptp(q[:, :, 1:], axis=0), candidates.argmax(1)[:, None], 1)
-        figures["abstention"] = float((chosen > limit).mean())
-    return figures
-
-
-def _scores(critic: BatchScorer, asked: Probe) -> Float32:
-    """float32 (M, N, 1 + K): the chunk that ran, then the candidates; a few states at a time."""
-    chunks = np.concatenate([asked.chunks[:, None], asked.candidates], axis=1)
-    parts = [
-        critic.score_batch(asked.observations[first : first + _BLOCK], chunks[first : first + _BLOCK])
-        for first in range(0, len(asked), _BLOCK)
-    ]
-    return np.concatenate(parts, axis=1)
+def _usable(serving: BatchScorer, asked: Probe, limits: CheckLimits) -> Answers | None:
+    """None when its scores are no numbers: then it is no measure for others."""
+    answers = ask(serving, asked, limits.aggregate)
+    return None if answers.not_finite else answers
 
 
 def _agreement(
-    name: str, asked: Probe, new: Mapping[str, float], old: Mapping[str, float], limits: CheckLimits
+    name: str, asked: Probe, new: Answers, old: Answers | None, limits: CheckLimits
 ) -> list[Check]:
     """With the returns: rank correlation and calibration error."""
-    least, note = limits.min_rank, ""
-    rank, before = new["rank"], old.get("rank", float("nan"))
-    if np.isfinite(before):
-        least = max(before - limits.rank_drop, min(least, before))
-    if not np.isfinite(rank):
-        note = "returns that are all equal" if np.ptp(asked.returns) == 0 else "scores that are all equal"
-    most, error = limits.max_calibration * float(np.ptp(asked.returns)), old.get("calibration")
-    if error is not None:
-        most = min(error * (1 + limits.calibration_rise), max(most, error))
+    least, most = limits.min_rank, limits.max_calibration * float(np.ptp(asked.returns))
+    if old is not None:
+        of_rank, of_error = (limits.chance * float(np.nan_to_num(e)) for e in chance(asked, new, old))
+        if np.isfinite(old.rank):
+            least = max(old.rank - max(limits.rank_drop, of_rank), min(least, old.rank))
+        allowed = old.calibration + max(limits.calibration_rise * old.calibration, of_error)
+        most = min(allowed, max(most, old.calibration))
+    same = "returns that are all equal" if np.ptp(asked.returns) == 0 else "scores that are all equal"
+    before = (None, None) if old is None else (_defined(old.rank), old.calibration)
     return [
-        Check(f"{name} rank", _defined(rank), "at least", least, _defined(before), note),
-        Check(f"{name} calibration", new["calibration"], "at most", most, error),
+        Check(f"{name} episodes", float(len(np.unique(asked.episode))), "at least", limits.min_episodes),
+        Check(f"{name} rank", _defined(new.rank), "at least", least, before[0], same),
+        Check(f"{name} calibration", new.calibration, "at most", most, before[1]),
     ]
 
 
-def _certainty(
-    asked: Probe, new: Mapping[str, float], old: Mapping[str, float], limits: CheckLimits
-) -> list[Check]:
+def _certainty(asked: Probe, new: Answers, old: Answers | None, limits: CheckLimits) -> list[Check]:
     """How far the members agree, and whether the action matters to them."""
     scale = float(asked.returns.std())
-    most, spread = limits.max_spread * scale, old.get("spread")
-    if spread is not None:
-        most = min(max(limits.spread_rise * spread, 0.1 * scale), max(most, spread))
-    least, std = limits.std_floor * scale, old.get("action_std", 0.0)
+    spread, std, share = limits.max_spread * scale, limits.std_floor * scale, limits.max_abstention
+    if old is not None:
+        spread = min(max(limits.spread_rise * old.spread, 0.1 * scale), max(spread, old.spread))
+        std = max(std, limits.min_std * old.action_std)
+        share = max(share, old.abstention or 0.0)
+    serving = (old.spread, old.action_std, old.abstention) if old else (None, None, None)
     checks = [
-        Check("spread", new["spread"], "at most", most, spread),
-        Check(
-            "action std",
-            new["action_std"],
-            "at least",
-            max(least, limits.min_std * std),
-            old.get("action_std"),
-        ),
+        Check("spread", new.spread, "at most", spread, serving[0]),
+        Check("action std", new.action_std, "at least", std, serving[1]),
     ]
-    if "abstention" in new:
-        share, before = limits.max_abstention, old.get("abstention")
-        checks.append(Check("abstention", new["abstention"], "at most", max(share, before or 0.0), before))
+    if new.abstention is not None:
+        checks.append(Check("abstention", new.abstention, "at most", share, serving[2]))
     return checks
 
 

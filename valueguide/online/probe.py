@@ -33,6 +33,7 @@ FORMAT = "valueguide.probe/1"
 #: Its name in a folder of critic versions.
 PROBE = "probe.safetensors"
 _IMAGE = "images."
+_ARRAYS = ("chunks", "returns", "episode", "candidates")
 
 
 @dataclass(frozen=True)
@@ -40,24 +41,25 @@ class Probe:
     """N states. Raises DataError if malformed.
 
     observations: N. chunks: float32 (N, E, A), physical, what was meant to run there.
-    returns: float32 (N,), the discounted return that followed. candidates: float32 (N, K, E, A), K >= 2.
+    returns: float32 (N,), the discounted return that followed. episode: int64 (N,), states of one episode
+        share a number, because they share its luck. candidates: float32 (N, K, E, A), K >= 2.
     facts: JSON-ready; where all this comes from.
     """
 
     observations: Sequence[Observation]
     chunks: Float32
     returns: Float32
+    episode: NDArray[np.int64]
     candidates: Float32
     facts: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         n, shape = len(self.observations), self.candidates.shape
         fits = len(shape) == 4 and shape[1] >= 2 and self.chunks.shape == (n, *shape[2:]) and shape[0] == n
-        if n < 2 or not fits or self.returns.shape != (n,):
-            found = (
-                f"{n} states, chunks {self.chunks.shape}, returns {self.returns.shape}, candidates {shape}"
-            )
-            raise DataError(mismatch("probe", "shapes", "N >= 2, (N, E, A), (N,), (N, K >= 2, E, A)", found))
+        if n < 2 or not fits or self.returns.shape != (n,) or self.episode.shape != (n,):
+            found = f"{n}, {self.chunks.shape}, {self.returns.shape}, {self.episode.shape}, {shape}"
+            wanted = "N >= 2, (N, E, A), (N,), (N,), (N, K >= 2, E, A)"
+            raise DataError(mismatch("probe", "shapes", wanted, found))
         if not all(np.isfinite(values).all() for values in (self.chunks, self.returns, self.candidates)):
             raise DataError(mismatch("probe", "numbers", "finite ones", "NaN or infinity"))
 
@@ -107,7 +109,8 @@ class Probe:
                 )
                 for i, task in enumerate(tasks)
             ]
-            return cls(observations, tensors["chunks"], tensors["returns"], tensors["candidates"], facts)
+            arrays = {name: tensors[name] for name in _ARRAYS}
+            return cls(observations, **arrays, facts=facts)  # type: ignore[arg-type]
         except (KeyError, IndexError, ValueError) as error:
             raise DataError(f"{path}: damaged probe: {error}") from error
 
@@ -115,9 +118,7 @@ class Probe:
         first = self.observations[0]
         tensors: dict[str, NDArray[Any]] = {
             "state": np.stack([o.state for o in self.observations]),
-            "chunks": self.chunks,
-            "returns": self.returns,
-            "candidates": self.candidates,
+            **{name: getattr(self, name) for name in _ARRAYS},
         }
         if first.environment_state is not None:
             tensors["environment_state"] = np.array([o.environment_state for o in self.observations])
@@ -162,6 +163,7 @@ def make_probe(
         observations,
         chunks,
         np.array([row.value for row in rows], np.float32),
+        np.unique([row.episode for row in rows], return_inverse=True)[1].astype(np.int64),
         candidates,
         {
             "gamma": labelling.gamma,
@@ -191,6 +193,7 @@ class _Row:
     observation: Observation
     chunk: Float32
     value: float
+    episode: str
 
 
 def _drawn(
@@ -206,7 +209,9 @@ def _drawn(
             if not np.isfinite(value[start]) or not np.isfinite(chunk).all():
                 continue
             if len(heap) < states or key > heap[0][0]:
-                row = _Row(_copied(segment.observation(start)), chunk.copy(), float(value[start]))
+                row = _Row(
+                    _copied(segment.observation(start)), chunk.copy(), float(value[start]), segment.episode
+                )
                 push = heapq.heappush if len(heap) < states else heapq.heappushpop
                 push(heap, (key, number, row))
     ranked = [

@@ -55,7 +55,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     loaded = LoadedCritic(CRITIC)
     for name, first in (("old", 0), ("new", 100)):
         with ReplayWriter(root / name) as writer:
-            for number in range(first, first + 8):
+            for number in range(first, first + 12):
                 writer.append(segment(number, loaded.instructions[number % 4]))
     versions = CriticVersions(root / "versions")
     versions.publish(CRITIC)

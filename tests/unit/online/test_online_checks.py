@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +36,7 @@ def probe(returns: Float32 | None = None, task: str = "open the drawer") -> Prob
     candidates = np.zeros((10, 2, 4, 1), np.float32)
     candidates[:, 1] = 2.0
     chosen = np.arange(-9, 1, dtype=np.float32) if returns is None else returns
-    return Probe(observations, np.zeros((10, 4, 1), np.float32), chosen, candidates)
+    return Probe(observations, np.zeros((10, 4, 1), np.float32), chosen, np.arange(10), candidates)
 
 
 def good(**changes: float) -> FakeLinearCritic:
@@ -57,6 +59,7 @@ def test_every_figure_by_hand() -> None:
     found = {name: (check.value, check.limit) for name, check in by_name(report).items()}
     assert found == {
         "not finite": (0.0, 0.0),
+        "probe episodes": (10.0, 10),
         "probe rank": (pytest.approx(1.0), 0.1),
         "probe calibration": (pytest.approx(0.5), pytest.approx(4.5)),  # half the range of the returns
         "spread": (pytest.approx(0.5), pytest.approx(STD)),
@@ -78,6 +81,7 @@ def test_limits_come_from_the_serving_critic() -> None:
     limits = {name: (check.limit, check.serving) for name, check in by_name(report).items()}
     assert limits == {
         "not finite": (0.0, None),
+        "probe episodes": (10, None),
         "probe rank": (pytest.approx(0.95), pytest.approx(1.0)),
         "probe calibration": (pytest.approx(0.55), pytest.approx(0.5)),
         "spread": (pytest.approx(1.0), pytest.approx(0.5)),
@@ -135,13 +139,47 @@ def test_small_steps_down_end_at_the_floor_and_a_bad_serving_critic_is_no_wall()
     assert low.serving == pytest.approx(1 - 600 / 990) and low.limit == 0.1
 
 
+class _Noisy(FakeLinearCritic):
+    """The good critic, 20 too low in some states."""
+
+    def __init__(self, wrong: set[int]) -> None:
+        super().__init__("noisy", shift=-9.0)
+        self._wrong = wrong
+
+    def score_batch(self, observations: Sequence[Observation], actions: Float32) -> Float32:
+        off = np.array([20.0 if int(o.state[0]) in self._wrong else 0.0 for o in observations], np.float32)
+        return super().score_batch(observations, actions) - off[:, None]
+
+
+def test_what_could_be_chance_is_allowed_where_few_episodes_were_seen() -> None:
+    serving, candidate = FakeLinearCritic("good", shift=-9.0), _Noisy({7})
+    asked = probe()
+    limits = CheckLimits(chance=1.0)
+    report = by_name(check_version(candidate, serving, asked, limits=limits))
+    # One of ten errors is 20: their mean is 2, its standard error over ten episodes 20 * sqrt(0.09 / 10).
+    assert report["probe calibration"].value == pytest.approx(2.0)
+    assert report["probe calibration"].limit == pytest.approx(20 * np.sqrt(0.009), rel=0.15)
+    rank = report["probe rank"]
+    # Squared differences of ranks: 49 for the lost state, 1 for the seven it passes, 1 - 6 * 56 / 990.
+    assert rank.value == pytest.approx(1 - 336 / 990) and 0.65 < rank.limit < 0.9
+    strict = by_name(check_version(candidate, serving, asked, limits=CheckLimits(chance=0.0)))
+    assert strict["probe rank"].limit == pytest.approx(0.95) and strict["probe calibration"].limit == 0.0
+    # Five states an episode stand and fall together: one of two episodes has a mean error of 4.
+    halves = replace(asked, episode=np.arange(10) // 5)
+    few = by_name(check_version(candidate, serving, halves, limits=limits))
+    assert few["probe calibration"].limit == pytest.approx(4 * np.sqrt(0.25 / 2), rel=0.15)
+    assert few["probe episodes"].value == 2 and not few["probe episodes"].passed
+
+
 def test_held_out_chunks_are_judged_beside_the_probe() -> None:
     fresh = probe(np.arange(0, -10, -1, dtype=np.float32))  # the other way round
     report = check_version(good(), None, probe(), fresh)
-    assert [check.name for check in report.checks][:5] == [
+    assert [check.name for check in report.checks][:7] == [
         "not finite",
+        "held_out episodes",
         "held_out rank",
         "held_out calibration",
+        "probe episodes",
         "probe rank",
         "probe calibration",
     ]
@@ -230,4 +268,10 @@ def test_a_damaged_version_is_not_reviewed(tmp_path: Path) -> None:
 
 def test_a_chunk_of_another_length_is_refused() -> None:
     with pytest.raises(DataError, match="probe: shapes"):
-        Probe(probe().observations, np.zeros((10, 3, 1), np.float32), probe().returns, probe().candidates)
+        Probe(
+            probe().observations,
+            np.zeros((10, 3, 1), np.float32),
+            probe().returns,
+            probe().episode,
+            probe().candidates,
+        )

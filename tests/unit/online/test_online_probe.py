@@ -34,6 +34,7 @@ def test_chunks_are_those_that_ran_with_the_returns_that_followed() -> None:
     assert [probe.observations[i].state[0] for i in order] == [0, 4, 8]
     # From step 8: one step of -1. From 4: five. From 0: nine. Sum of -0.5^i.
     np.testing.assert_allclose(probe.returns[order], [-2 * (1 - 0.5**9), -2 * (1 - 0.5**5), -1.0], rtol=1e-6)
+    assert probe.episode.tolist() == [0, 0, 0]
     assert probe.facts["candidates"] == "chunks of other states" and probe.facts["gamma"] == 0.5
 
 
@@ -67,6 +68,8 @@ def test_tasks_share_the_states_evenly_and_the_seed_decides_which() -> None:
     assert [probe.tasks.count(task) for task in TASKS] == [5, 5]
     assert [make_probe(some, LABELLING, states=20).tasks.count(task) for task in TASKS] == [14, 6]
     assert len(states(probe)) == 10  # without replacement
+    of_episode = {id(one): one.episode for one in some}
+    assert len(np.unique(probe.episode)) <= len(of_episode) and probe.episode.dtype == np.int64
     assert make_probe(some, LABELLING, states=10).digest == probe.digest
     assert states(make_probe(some, LABELLING, states=10, seed=1)) != states(probe)
     # Every state of the task has the same chance, 6 of 18.
@@ -100,16 +103,18 @@ def test_it_is_kept_bit_for_bit_and_its_digest_goes_by_the_content(tmp_path: Pat
         np.testing.assert_array_equal(a.images["front"], b.images["front"])
         np.testing.assert_array_equal(a.environment_state, b.environment_state)
         np.testing.assert_array_equal(a.state, b.state)
-    np.testing.assert_array_equal(probe.candidates, again.candidates)
+    for name in ("chunks", "returns", "episode", "candidates"):
+        np.testing.assert_array_equal(getattr(probe, name), getattr(again, name))
     changed = [
         replace(probe, returns=probe.returns + 1),
         replace(probe, chunks=probe.chunks + 1),
         replace(probe, candidates=probe.candidates + 1),
         replace(probe, facts={}),
+        replace(probe, episode=probe.episode + 1),
         replace(probe, observations=[replace(o, task="other") for o in probe.observations]),
         replace(probe, observations=[replace(o, state=o.state + 1) for o in probe.observations]),
     ]
-    assert len({probe.digest, *(other.digest for other in changed)}) == 7
+    assert len({probe.digest, *(other.digest for other in changed)}) == 8
 
 
 def test_a_damaged_file_and_a_missing_one_are_named(tmp_path: Path) -> None:
@@ -132,6 +137,7 @@ def test_shapes_and_numbers_are_checked() -> None:
     probe = make_probe(ROLLOUTS, LABELLING, states=6)
     for wrong in (
         {"returns": probe.returns[1:]},
+        {"episode": probe.episode[1:]},
         {"chunks": probe.chunks[:, :3]},
         {"candidates": probe.candidates[:, :1]},
         {"observations": probe.observations[:1]},
