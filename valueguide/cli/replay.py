@@ -72,8 +72,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     if args.seed < 0:
         raise ConfigError(mismatch("--seed", "value", "0 or more", args.seed))
     folders = named(args.critic) if args.critic else {}
+    device = usable_device(args.device) if folders else "cpu"
     with _as_dataset(args) as folder:
-        results = _replay(args, EpisodeDataset.open(folder), folders)
+        results = _replay(args, EpisodeDataset.open(folder), folders, device)
     out = args.out or Path("outputs") / f"replay-{args.dataset.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -88,13 +89,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return results
 
 
-def _replay(args: argparse.Namespace, dataset: Any, folders: dict[str, str]) -> dict[str, Any]:
+def _replay(args: argparse.Namespace, dataset: Any, folders: dict[str, str], device: str) -> dict[str, Any]:
     from valueguide.evaluation.counterfactual import Rule, choose_again, load_critic, read_log, rescore
     from valueguide.evaluation.counterfactual_results import LOGGED, build_results
 
     start = time.perf_counter()
     log = read_log(dataset, args.gamma)
-    device = usable_device(args.device) if folders else "cpu"
     critics = {name: load_critic(path, dataset, log, device) for name, path in folders.items()}
     rule = Rule(args.beta, args.aggregate, args.seed, args.spread_limit)
     cameras = list(dict.fromkeys(camera for critic in critics.values() for camera in critic.spec.cameras))

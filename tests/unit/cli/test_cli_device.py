@@ -25,6 +25,7 @@ COMMANDS = {
     "policy": ("train", "policy", "--dataset", "{out}", "--backbone", "{out}", "--out", "{out}"),
     "critic": ("train", "critic", "--dataset", "{out}", "--out", "{out}"),
     "bench": ("bench", "critic"),
+    "replay": ("replay", "--dataset", "{out}", "--critic", "{out}", "--out", "{out}"),
 }
 
 
