@@ -64,7 +64,7 @@ class BatchScorer(Protocol):
     version: str
 
     def score_batch(self, observations: Sequence[Observation], actions: Float32) -> Float32:
-        """actions: float32 (B, K, H, A), K chunks for each of B observations. Returns q, float32 (M, B, K)."""
+        """actions: float32 (B, K, H, A), K chunks for each of B observations. q: float32 (M, B, K)."""
 
 
 class ProgressEstimator(Protocol):
