@@ -164,3 +164,13 @@ def test_tremor_is_noise_of_its_seed() -> None:
     np.testing.assert_array_equal(actions(0.002, 3), actions(0.002, 3))
     assert not np.array_equal(actions(0.002, 3), actions(0.002, 4))
     assert 0 < np.abs(actions(0.002, 3) - actions(0.0, 3))[:, :3].max() < 0.01
+
+
+def test_an_object_across_the_reach_of_turns_is_grasped_as_well_as_it_goes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    env = _start("carrot_on_plate", 3)
+    # Neither this heading nor the same grasp turned by half a circle lies within the wrist's 1.4 rad.
+    monkeypatch.setattr(env.world, "yaw_of", lambda name: 1.5)
+    recovery = Recovery(env.world, env.task)
+    assert np.isfinite(recovery.action()).all() and recovery._turn == 0.0

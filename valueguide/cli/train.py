@@ -1,4 +1,4 @@
-"""`valueguide train backbone | policy | critic | online`: everything that learns."""
+"""`valueguide train backbone | policy | critic | online | report`: everything that learns."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from valueguide.cli.device import add_device_argument
 from valueguide.cli.train_online import add_online_arguments
+from valueguide.cli.train_report import add_report_arguments
 
 EXAMPLES = """examples:
   # the small vision and language towers, from labelled pictures (about an hour on two cores)
@@ -34,11 +35,14 @@ EXAMPLES = """examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    kinds = parser.add_subparsers(dest="what", required=True, metavar="backbone | policy | critic | online")
+    kinds = parser.add_subparsers(
+        dest="what", required=True, metavar="backbone | policy | critic | online | report"
+    )
     _backbone_arguments(kinds.add_parser("backbone", help="vision and language towers"))
     _policy_arguments(kinds.add_parser("policy", help="a base policy by imitation"))
     _critic_arguments(kinds.add_parser("critic", help="a value function by offline reinforcement learning"))
     add_online_arguments(kinds.add_parser("online", help="policy and critic learn from their own episodes"))
+    add_report_arguments(kinds.add_parser("report", help="runs of `train online` side by side"))
 
 
 def _backbone_arguments(parser: argparse.ArgumentParser) -> None:
@@ -149,6 +153,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         from valueguide.cli.train_policy import train_policy
 
         return train_policy(args)
+    if args.what == "report":
+        from valueguide.cli.train_report import report_runs
+
+        return report_runs(args)
     if args.what == "online":
         from valueguide.cli.train_online import train_online
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -88,6 +88,55 @@ def sweep(points: Sequence[dict[str, Any]]) -> str:
         parts.append(f'<text x="{px:.1f}" y="{base + 18}" class="label">{p["k"]}</text>')
     parts.append(f'<text x="{width / 2}" y="{base + 40}" class="label">K, candidates per decision</text>')
     return _svg(width, height, "Success against the number of candidates", parts)
+
+
+def curves(
+    series: Mapping[str, Sequence[tuple[float, ...]]],
+    paint: Mapping[str, str],
+    axis: str,
+    percent: bool = True,
+) -> str:
+    """Lines with 95 % whiskers and a legend. series: name -> (x, value, low, high), ascending in x.
+
+    percent: the vertical axis is a rate; otherwise a number from 0 to the largest of them.
+    """
+    width, height, base = 640, 300, 230
+    points = [point for line in series.values() for point in line]
+    top = 1.0 if percent else max((high for _, _, _, high in points), default=1.0) * 1.05 or 1.0
+    left = min((x for x, *_ in points), default=0.0)
+    span = max((x for x, *_ in points), default=1.0) - left or 1.0
+    parts = [_grid(base, width) if percent else _number_grid(base, width, top)]
+    for number, (name, line) in enumerate(series.items()):
+        fill, shift = paint.get(name, _FALLBACK), 4 * (number - len(series) / 2)
+        at = [_LEFT + 24 + (width - _LEFT - 60) * (x - left) / span + shift for x, *_ in line]
+        tops = [_y(value / top, base) for _, value, _, _ in line]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(at, tops, strict=True))
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{fill}" stroke-width="2.5"/>')
+        for x, y, (step, value, low, high) in zip(at, tops, line, strict=True):
+            shown = f"{100 * value:.0f}%" if percent else f"{value:.2f}"
+            parts.append(
+                f"<g><title>{escape(name)}, {axis} {step:g}: {shown}</title>"
+                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{fill}"/>'
+                f'<path d="M{x:.1f} {_y(low / top, base):.1f}V{_y(high / top, base):.1f}" '
+                f'stroke="{fill}"/></g>'
+            )
+        legend = _LEFT + 20 + 120 * number
+        parts.append(f'<rect x="{legend}" y="{height - 14}" width="12" height="12" rx="2" fill="{fill}"/>')
+        parts.append(f'<text x="{legend + 18}" y="{height - 4}" class="start">{escape(name)}</text>')
+    for x in sorted({x for x, *_ in points}):
+        place = _LEFT + 24 + (width - _LEFT - 60) * (x - left) / span
+        parts.append(f'<text x="{place:.1f}" y="{base + 18}" class="label">{x:g}</text>')
+    parts.append(f'<text x="{width / 2}" y="{base + 38}" class="label">{escape(axis)}</text>')
+    return _svg(width, height, f"By {axis}: {', '.join(series)}", parts)
+
+
+def _number_grid(base: float, width: float, top: float) -> str:
+    parts = []
+    for step in range(5):
+        y = _y(step / 4, base)
+        parts.append(f'<path d="M{_LEFT} {y:.1f}H{width - 6}" class="grid"/>')
+        parts.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" class="end">{top * step / 4:.2g}</text>')
+    return "".join(parts)
 
 
 def latency_bars(latency: dict[str, Any]) -> str:

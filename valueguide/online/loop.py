@@ -74,6 +74,8 @@ class OnlineRun:
         """Everything that is still to be done; returns the run's rows and its learning log."""
         settings = self.settings
         self._import_offline()
+        if settings.method == "none":  # where the curves of all methods begin
+            self._evaluate(0, settings.evaluations, settings.eval_seed, settings.arms)
         for number in range(settings.iterations):
             self._collect(number, keep=True)
             if settings.method == "none":
@@ -230,7 +232,9 @@ class OnlineRun:
     def _value(self, line: dict[str, Any], reader: ReplayReader) -> MonteCarloValue:
         loaded, settings = LoadedCritic(Path(self.settings.critic)), self.settings
         like: CriticTrainer = trainer_from(loaded, TrainConfig("iql", settings.gamma, seed=settings.seed))
-        value = MonteCarloValue(like, loaded.instructions, ValueSettings(seed=settings.seed))
+        value = MonteCarloValue(
+            like, loaded.instructions, ValueSettings(settings.critic_steps, seed=settings.seed)
+        )
         examples = policy_examples(reader.segments.values(), settings.execute, settings.gamma)
         for _, error in value.fit(examples):
             line["value_error"] = error

@@ -21,8 +21,9 @@ class OnlineSettings:
     policy, critic: folders to start from; every method starts from this policy, `aloe` from this critic too.
     offline: dataset folders, of whose episodes the first `offline_episodes` of each task are in the replay.
     collect_seed, eval_seed, final_seed: first seeds; episode j of a round uses seed + j.
-    critic_steps, policy_steps: gradient steps in an iteration. start: each iteration's policy begins anew
-    from the one that the run began with ("base"), or goes on from the last ("previous").
+    critic_steps, policy_steps: gradient steps in an iteration; for `awr` the former are those of its value.
+    start: each iteration's policy begins anew from the one that the run began with ("base"), or goes on from
+    the last ("previous").
     proposals: chunks of the policy at each successor state. weights: of policy improvement.
     """
 
