@@ -135,11 +135,11 @@ class Recovery(Expert):
         period, natural = OBJECTS[name].symmetry, super()._grasp_yaw(name)
         turns = _TURNS if period == 0 else (0.0, period if natural < 0 else -period)
         # Across the arm's reach of turns no grasp fits exactly: `_go` turns as far as it can.
-        turns = [turn for turn in turns if abs(natural + turn) <= YAW_LIMIT] or [0.0]
+        reachable = [turn for turn in turns if abs(natural + turn) <= YAW_LIMIT] or [0.0]
         half = self.world.half_size(name)[0]
         choices = [
             (self._in_the_way(name, natural + turn, half + fit), i, j, turn, (half + fit) / GRIPPER_OPEN)
-            for i, turn in enumerate(turns)
+            for i, turn in enumerate(reachable)
             for j, fit in enumerate(_FITS)
         ]
         *_, self._turn, opening = min(choices)
