@@ -2,6 +2,10 @@
 
     idle ──start──► waiting ──chunk──► running ──(actions used up, none arrived)──► waiting
     any ──takeover──► human ──hand-back──► waiting         any ──stop──► stopped ──start──► waiting
+    stopped ──reset of the gate──► idle
+
+A takeover lasts until it is handed back, over the end of an episode and a stop too: the next
+episode then starts with the human.
 
 Pure: no threads, no clock, no ROS. While waiting it sends nothing; the safety gate's watchdog holds the
 measured pose when that lasts. Answers to outdated requests are dropped, so nothing planned before a
@@ -99,12 +103,14 @@ class ChunkExecutor:
     _ran_out: bool = False
     _human: deque[tuple[Float32, float]] = field(default_factory=lambda: deque(maxlen=_HUMAN_STEPS))
     _in_episode: bool = False
+    _taken: bool = False
 
     def start(self) -> None:
         """A new episode: forget the last one, ask for a first chunk."""
         self._drop_plan()
         self.counters, self._reset, self._in_episode = Counters(), True, True
-        self.state = State.WAITING if self.state is not State.HUMAN else State.HUMAN
+        self._human.clear()
+        self.state = State.HUMAN if self._taken else State.WAITING
 
     def finish(self) -> None:
         """End of the episode: nothing more is sent."""
@@ -116,8 +122,14 @@ class ChunkExecutor:
         self.finish()
         self.state = State.STOPPED
 
+    def unlatch(self) -> None:
+        """The gate was reset by hand: a fresh takeover may command; by itself the reset moves nothing."""
+        if self.state is State.STOPPED:
+            self.state = State.IDLE
+
     def take_over(self) -> None:
         """A human commands from now on. The rest of the plan and any answer under way are dropped."""
+        self._taken = True
         if self.state in (State.HUMAN, State.STOPPED):
             return
         self._drop_plan()
@@ -126,6 +138,7 @@ class ChunkExecutor:
 
     def hand_back(self) -> None:
         """The policy goes on from where the arm now is."""
+        self._taken = False
         if self.state is State.HUMAN:
             self._human.clear()
             self.state = State.WAITING if self._in_episode else State.IDLE

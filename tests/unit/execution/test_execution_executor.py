@@ -191,6 +191,48 @@ def test_nothing_is_sent_after_finish_or_stop_whatever_arrives() -> None:
     assert made.state is State.STOPPED, "a human does not command a stopped arm either"
 
 
+def test_a_human_who_took_over_before_the_episode_is_not_driven_over() -> None:
+    for end in (ChunkExecutor.finish, ChunkExecutor.stop):
+        made = executor()
+        made.start()
+        made.take_over()
+        end(made)
+        made.start()
+        assert made.state is State.HUMAN, "the takeover lasts until it is handed back"
+        made.hand_back()
+        assert ask(made).reset
+        made.stop()
+        made.take_over()
+        made.start()
+        assert made.state is State.HUMAN, "taken over while stopped"
+
+
+def test_a_takeover_handed_back_between_episodes_is_over() -> None:
+    made = executor()
+    made.start()
+    made.take_over()
+    made.stop()
+    made.hand_back()
+    assert made.state is State.STOPPED
+    made.start()
+    assert made.state is State.WAITING
+
+
+def test_after_a_reset_a_fresh_takeover_commands_without_an_episode() -> None:
+    made = executor()
+    made.start()
+    made.take_over()
+    made.stop()
+    made.unlatch()
+    made.on_human(np.array([7.0]), 0.1)
+    assert made.tick(0.1) == (None, None), "a reset by itself moves nothing"
+    made.hand_back()
+    made.take_over()
+    made.on_human(np.array([8.0]), 0.2)
+    motion = made.tick(0.2)[0]
+    assert motion is not None and motion.values[0] == 8.0
+
+
 def test_actions_are_clipped_as_in_training() -> None:
     made = executor()
     made.start()

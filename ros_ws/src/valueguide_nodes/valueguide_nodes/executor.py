@@ -147,7 +147,9 @@ class ExecutorNode(VgNode):
     def on_safety(self, state: SafetyState) -> None:
         if state.state == SafetyState.STOPPED:
             self.core.stop()
-        elif state.rejected_sequence > self.rejected_seen:
+            return
+        self.core.unlatch()
+        if state.rejected_sequence > self.rejected_seen:
             if self.rejected_seen >= 0 or state.rejected_sequence <= self.sequence:
                 self.core.refused()
             self.rejected_seen = state.rejected_sequence
@@ -155,8 +157,10 @@ class ExecutorNode(VgNode):
     def on_intervention(self, state: InterventionState) -> None:
         if state.active:
             self.core.take_over()
-        elif self.core.state is State.HUMAN:
-            self.core.hand_back()
+            return
+        commanded = self.core.state is State.HUMAN
+        self.core.hand_back()
+        if commanded:
             self.tick_now()
 
     def on_human(self, message: Command) -> None:
