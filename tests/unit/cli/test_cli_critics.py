@@ -166,10 +166,14 @@ def test_a_kept_report_serves_only_what_it_is_about(root: Path, monkeypatch: pyt
     assert reviews == []  # checked a moment ago
     result(root, "rollback")
     result(root, "promote", "2", "--force", "--reason", "again")
-    result(root, "promote", "1", "--limit", "rank_drop=0.04")  # other limits, another serving version
+    result(root, "promote", "1")  # checked when nothing served
     assert reviews == [1]
-    result(root, "promote", "2", "--held-out", str(root / "new"))
-    assert reviews == [1, 2]
+    result(root, "check", "2", "--limit", "rank_drop=0.3")
+    result(root, "promote", "2")  # checked with looser limits
+    assert reviews == [1, 2, 2]
+    result(root, "check", "1")
+    result(root, "promote", "1", "--held-out", str(root / "new"))
+    assert reviews == [1, 2, 2, 1, 1]
 
 
 @pytest.mark.parametrize(

@@ -258,6 +258,22 @@ def test_only_what_passed_against_the_serving_version_is_promoted(tmp_path: Path
     assert (state.serving, state.previous, state.history[-1].reason) == (2, 1, "better")
 
 
+def test_a_promotion_in_between_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = _published(tmp_path, 1, 2, 3)
+    made.promote(1)
+    report = review(made, 2, _load, probe())
+    seen = is_current(report, made, 2)
+
+    def overtaken(*_: object) -> bool:
+        made.promote(3)
+        return seen
+
+    monkeypatch.setattr("valueguide.online.checks.is_current", overtaken)
+    with pytest.raises(ConfigError, match="Another version was promoted meanwhile"):
+        promote_checked(made, 2, report)
+    assert made.state().serving == 3
+
+
 def test_a_damaged_version_is_not_reviewed(tmp_path: Path) -> None:
     made = _published(tmp_path, 1)
     (made.folder(1) / "config.yaml").write_text("x")
