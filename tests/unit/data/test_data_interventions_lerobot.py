@@ -328,3 +328,25 @@ def test_a_gym_record_export_feeds_lerobots_offline_buffer(tmp_path: Path) -> No
     assert letters(again) == letters(EpisodeDataset.open(out)) == EXPECTED["gym_record"]
     assert again.episode_success.tolist() == [False, False, True, False]
     assert PENALTY in again.features
+
+
+def test_a_recording_with_video_is_converted(tmp_path: Path) -> None:
+    vectors = {"observation.state": ["x"], "action": ["x"]}
+    camera = {"dtype": "video", "shape": (64, 64, 3), "names": ["height", "width", "channels"]}
+    features = {**dagger_features(vectors), "observation.images.front": camera}
+    made = lerobot_datasets.LeRobotDataset.create("local/v", 10, features, root=tmp_path / "video")
+    for t, human in enumerate((False, True, True)):
+        frame = {"observation.state": np.array([t], np.float32), "action": np.array([t], np.float32)}
+        picture = np.full((64, 64, 3), 60 * t, np.uint8)
+        mark = np.array([human])
+        made.add_frame({**frame, "observation.images.front": picture, "intervention": mark, "task": "stack"})
+    made.save_episode()
+    made.finalize()
+    dataset = EpisodeDataset.open(tmp_path / "video")
+    assert letters(dataset) == ["phh"]
+    export_interventions(dataset, tmp_path / "out", "hil_serl")
+    again = EpisodeDataset.open(tmp_path / "out")
+    assert letters(again) == ["phh"] and again.interventions == "hil_serl"
+    for row in range(3):
+        np.testing.assert_array_equal(again.image(row, "front"), dataset.image(row, "front"))
+    assert open_lerobot(tmp_path / "out")[2]["observation.images.front"].shape == (3, 64, 64)
