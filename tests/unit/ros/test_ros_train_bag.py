@@ -45,6 +45,7 @@ def _train(dataset: Path, out: Path) -> dict[str, Any]:
 def test_a_bag_trains_the_critic_that_its_dataset_trains_and_is_imported_once(
     bag: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pytest.importorskip("torch")  # the robot side runs these tests without it
     wanted = _train(tmp_path / "data", tmp_path / "a")
     assert _train(bag, tmp_path / "b")["version"] == wanted["version"]
     assert EpisodeDataset.open(tmp_path / "b.bag0").episodes == 2
