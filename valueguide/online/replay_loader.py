@@ -270,7 +270,7 @@ class ReplayLoader:
             segment, chunks = one.segment, one.transitions.chunks
             frames = one.transitions.starts[place[rows]]
             following = chunks.successor[frames]
-            actions, valid = chunks.actions(segment.action, frames)
+            actions, valid = chunks.actions(segment.action, frames, one.transitions.plans[place[rows]])
             out.put("actions", rows, actions)
             out.put("valid", rows, valid)
             for name in ("reward", "discount", "mc_return"):
