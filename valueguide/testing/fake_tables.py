@@ -6,8 +6,10 @@ critic = FakeTableCritic([[0.1, 0.9]])        # one member, which prefers candid
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from valueguide.testing.fakes import FakeClock, FakeCritic, FakePolicy
 from valueguide.types import Candidates, Float32, Observation, Scores
@@ -25,6 +27,20 @@ class FakeTablePolicy(FakePolicy):
         if self._clock is not None:
             self._clock.advance(self._takes_s)
         return Candidates(self._actions[:k])
+
+
+class FakeTableProposer:
+    """Proposes in state s the first K of `plans[s]`, float32 (states, at least K, H, A), whatever the seeds.
+
+    The state is the first number of the proprioception. Listing a chunk twice doubles its probability, so
+    that the mean over all of them is an exact expectation.
+    """
+
+    def __init__(self, plans: Float32, version: str = "table-1") -> None:
+        self.plans, self.version = plans, version
+
+    def propose(self, observations: Sequence[Observation], k: int, seeds: NDArray[np.int64]) -> Float32:
+        return self.plans[[int(observation.state[0]) for observation in observations], :k]
 
 
 class FakeTableCritic(FakeCritic):
