@@ -54,6 +54,25 @@ class ArmFacts:
     versions: str
 
 
+class Silence:
+    """How long nothing new was heard, counted only as far as its owner ran.
+
+    A program that was held up has not listened either: it must first get a chance to hear what came in
+    meanwhile. So the time between two looks counts as `most_s` (seconds) at most.
+    """
+
+    def __init__(self, most_s: float, now: float) -> None:
+        self._most, self._looked, self._silent = most_s, now, 0.0
+        self._last: object = None
+
+    def look(self, last: object, now: float) -> float:
+        """Seconds of silence. last: the newest of what was heard, a new object each time."""
+        passed, self._looked = min(now - self._looked, self._most), now
+        self._silent = 0.0 if last is not self._last else self._silent + passed
+        self._last = last
+        return self._silent
+
+
 class ArmLink:
     """One connection. `on_state` is called in the link's thread for every new state."""
 

@@ -25,7 +25,7 @@ from valueguide.config.robot import RobotConfig, load_robot
 from valueguide.errors import ConfigError, DataError, EnvironmentSetupError, mismatch
 from valueguide.robots.kinematics import quaternion_of, rotation_of
 from valueguide.robots.motion import Motion, hand_rotation
-from valueguide.robots.wxai_link import ARM_JOINTS, ArmFacts, ArmLink, ArmState
+from valueguide.robots.wxai_link import ARM_JOINTS, ArmFacts, ArmLink, ArmState, Silence
 from valueguide_nodes.base import RELIABLE, SENSOR, Param, VgNode, run
 
 _WATCH_S = 0.02
@@ -53,7 +53,8 @@ class WxaiRobot(VgNode):
         self._made: list[Any] = []
         self._held, self._refused, self._refusal = True, 0, ""
         self._states, self._counted, self._rate = 0, (0, self.monotonic()), 0.0
-        self._silence_s, self._watched = self.param("silence_s"), self.monotonic()
+        self._silence_s = self.param("silence_s")
+        self._silence = Silence(self._silence_s / 4, self.monotonic())
         self._fresh = self.create_guard_condition(self.guarded(self._publish))
         clock = rclpy.clock.Clock(clock_type=rclpy.clock.ClockType.STEADY_TIME)
         self._watch_timer = self.create_timer(_WATCH_S, self.guarded(self._watch), clock=clock)
@@ -125,14 +126,11 @@ class WxaiRobot(VgNode):
             self._link = None
 
     def _watch(self) -> None:
-        now, before = self.monotonic(), self._watched
-        self._watched = now
-        # Who has not run for a while has not listened either: first hear what came in meanwhile.
-        if (link := self._link) is None or now - before > self._silence_s / 2:
+        if (link := self._link) is None:
             return
         if link.failure:
             raise EnvironmentSetupError(link.failure)
-        if link.age > self._silence_s:
+        if self._silence.look(link.state, self.monotonic()) > self._silence_s:
             raise EnvironmentSetupError(f"arm at {link.address}: nothing from it for {link.age:.2f} s")
 
     # Commands.
