@@ -203,14 +203,20 @@ class OnlineRun:
     def _learn_critic(self, number: int, policy: LeRobotPolicy, line: dict[str, Any]) -> CriticLearner:
         settings, training = self.settings, self.folder / "critic.training"
         loaded = LoadedCritic(Path(settings.critic))
-        config = TrainConfig("aloe", settings.gamma, backup=settings.backup, weight_decay=1e-2,
-                             warmup_steps=200, seed=settings.seed)  # fmt: skip
+        config = TrainConfig("aloe", settings.gamma, critic_rate=settings.critic_rate,
+                             backup=settings.backup, weight_decay=1e-2, warmup_steps=200,
+                             seed=settings.seed)  # fmt: skip
         learner = CriticLearner(
             self.folder / "replay",
             trainer_from(loaded, config),
             loaded.instructions,
             policy,
-            LearnerSettings(proposals=settings.proposals, seed=settings.seed),
+            LearnerSettings(
+                proposals=settings.proposals,
+                ratios=settings.critic_shares,
+                takeover=settings.takeover,
+                seed=settings.seed,
+            ),
             journal=self.folder / "journal.jsonl",
         )
         learner.resume(training)
@@ -260,6 +266,7 @@ class OnlineRun:
         tuning = ImproveSettings(
             settings.policy_steps,
             learning_rate=settings.learning_rate,
+            ratios=settings.policy_shares,
             seed=settings.seed * 1000 + number,
         )
         losses = [loss for _, loss in PolicyImprover(policy, examples, weights, tuning).train()]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from valueguide.errors import ConfigError, mismatch
 from valueguide.online.advantage import WeightSettings
+from valueguide.online.replay_draw import DEFAULT_RATIOS, checked_ratios
+from valueguide.online.segments import Store, TakeoverRule
 
 #: aloe: chunked TD, re-ranking, advantage-weighted improvement. dagger: imitation of offline data and
 #: corrections. awr: advantage-weighted regression on a Monte-Carlo value. none: no learning.
@@ -24,7 +27,9 @@ class OnlineSettings:
     critic_steps, policy_steps: gradient steps in an iteration; for `awr` the former are those of its value.
     start: each iteration's policy begins anew from the one that the run began with ("base"), or goes on from
     the last ("previous").
-    proposals: chunks of the policy at each successor state. weights: of policy improvement.
+    proposals: chunks of the policy at each successor state. takeover: reward rule of `segment_transitions`.
+    critic_shares, policy_shares: store -> share of a batch of the critic, and of policy improvement.
+    weights: of policy improvement.
     """
 
     suite: str
@@ -51,6 +56,10 @@ class OnlineSettings:
     start: str = "base"
     seed: int = 0
     proposals: int = 2
+    critic_rate: float = 3e-4
+    takeover: TakeoverRule = "failure"
+    critic_shares: Mapping[Store, float] = field(default_factory=lambda: dict(DEFAULT_RATIOS))
+    policy_shares: Mapping[Store, float] = field(default_factory=lambda: dict(DEFAULT_RATIOS))
     weights: WeightSettings = field(default_factory=WeightSettings)
 
     def __post_init__(self) -> None:
@@ -60,6 +69,10 @@ class OnlineSettings:
         for name in ("iterations", "episodes", "evaluations", "final", "critic_steps", "policy_steps"):
             if getattr(self, name) < 1:
                 raise ConfigError(mismatch("train online", name, "1 or more", getattr(self, name)))
+        if not self.critic_rate > 0:
+            raise ConfigError(mismatch("train online", "critic_rate", "above 0", self.critic_rate))
+        for shares in (self.critic_shares, self.policy_shares):
+            checked_ratios(shares)
         rounds = [("collection", self.collect_seed, (self.iterations + 1) * self.episodes),
                   ("evaluation", self.eval_seed, self.evaluations),
                   ("final evaluation", self.final_seed, self.final)]  # fmt: skip
