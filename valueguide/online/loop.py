@@ -11,7 +11,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ from valueguide.online.loop_settings import OnlineSettings
 from valueguide.online.mc_value import MonteCarloValue, ValueSettings
 from valueguide.online.replay import ReplayReader, ReplayWriter
 from valueguide.online.segments import Segment, dataset_segments, segments_of
+from valueguide.online.vision import FrozenTower, frozen_tower
 from valueguide.policies.adapter import LeRobotPolicy
 from valueguide.policies.load import load_policy, save_policy
 from valueguide.types import Episode, Float32
@@ -191,7 +192,12 @@ class OnlineRun:
         if self.settings.method == "aloe":
             learner = self._learn_critic(number, policy, line)
             judge: Judge | None = PolicyJudge(
-                learner.trainer, learner.loader.instructions, policy, 4, self.settings.seed
+                learner.trainer,
+                learner.loader.instructions,
+                policy,
+                4,
+                self.settings.seed,
+                None if self._tower is None else self._tower.of_observations,
             )
         else:
             judge = self._value(line, reader) if self.settings.method == "awr" else None
@@ -217,6 +223,7 @@ class OnlineRun:
                 takeover=settings.takeover,
                 seed=settings.seed,
             ),
+            features=None if self._tower is None else self._tower.of_segment,
             journal=self.folder / "journal.jsonl",
         )
         learner.resume(training)
@@ -235,11 +242,18 @@ class OnlineRun:
         }
         return learner
 
+    @cached_property
+    def _tower(self) -> FrozenTower | None:
+        return frozen_tower(LoadedCritic(Path(self.settings.critic)), self.folder / "features")
+
     def _value(self, line: dict[str, Any], reader: ReplayReader) -> MonteCarloValue:
         loaded, settings = LoadedCritic(Path(self.settings.critic)), self.settings
         like: CriticTrainer = trainer_from(loaded, TrainConfig("iql", settings.gamma, seed=settings.seed))
         value = MonteCarloValue(
-            like, loaded.instructions, ValueSettings(settings.critic_steps, seed=settings.seed)
+            like,
+            loaded.instructions,
+            ValueSettings(settings.critic_steps, seed=settings.seed),
+            None if self._tower is None else self._tower.of_observations,
         )
         examples = policy_examples(reader.segments.values(), settings.execute, settings.gamma)
         for _, error in value.fit(examples):
