@@ -63,17 +63,18 @@ def success(
     episodes: int,
     seed: int,
     mode: str,
-    suite: str = "wxai-state",
+    suite: str,
+    max_steps: int,
     prefetch: bool = False,
 ) -> list[bool]:
     """Runs `episodes` of each task through the whole graph in real time, initial states seed, seed + 1, …
 
+    max_steps: control steps, as the in-process evaluation counts them.
     One entry per task and episode, tasks first, in the order of `valueguide eval`'s rows.
     """
     plan = [{"task": t, "seed": seed + i, "mode": mode} for t in tasks for i in range(episodes)]
     with _environment() as (environment, _), _nodes(environment, _graph(suite, 128, prefetch)):
-        # The in-process evaluation counts control steps; here thinking takes time besides.
-        found = _probe(environment, "episodes", plan=plan, time_limit_s=40.0)["episodes"]
+        found = _probe(environment, "episodes", plan=plan, time_limit_s=90.0, max_steps=max_steps)["episodes"]
     return [episode["success"] for episode in found]
 
 

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 
 _PATIENCE_S = 120.0
+#: From a step's command to the simulator's word on what it led to: a control period, and some more.
+_LAST_STEP_S = 0.15
 
 
 class Probe:
@@ -297,11 +299,15 @@ def decisions(episodes: int) -> dict[str, Any]:
     return {**out, "episodes": episodes, "succeeded": won}
 
 
-def episodes(plan: list[dict[str, Any]], time_limit_s: float) -> dict[str, Any]:
-    """Runs each of `plan` ({task, seed, mode}) once; whether it succeeded, and why it ended."""
+def episodes(plan: list[dict[str, Any]], time_limit_s: float, max_steps: int) -> dict[str, Any]:
+    """Runs each of `plan` ({task, seed, mode}) once; whether it succeeded, and why it ended.
+
+    An episode is broken off after `max_steps` control steps, as in `valueguide eval`. Pauses in which the
+    arm waits for a chunk are not counted there, so they are not here; `time_limit_s` is only a safeguard.
+    """
     from rclpy.action import ActionClient
     from valueguide_msgs.action import ExecuteTask
-    from valueguide_msgs.msg import Heartbeat
+    from valueguide_msgs.msg import ExecutorState, Heartbeat
     from valueguide_msgs.srv import ResetSim
 
     probe = Probe()
@@ -311,8 +317,12 @@ def episodes(plan: list[dict[str, Any]], time_limit_s: float) -> dict[str, Any]:
     probe.until(lambda: wanted <= beats, "nodes", 240)
     client: Any = ActionClient(probe.node, ExecuteTask, "execute_task")
     probe.until(client.server_is_ready, "execute_task")
+    states = probe.listen("executor_state", ExecutorState)
+    probe.until(lambda: states, "state of the executor")
     out = []
     for item in plan:
+        began = states[-1][1].steps
+        del states[:-1]
         reset = ResetSim.Request(task=item["task"], seed=item["seed"])
         answer = probe.call("reset_sim", ResetSim, reset)
         goal = ExecuteTask.Goal(
@@ -321,9 +331,20 @@ def episodes(plan: list[dict[str, Any]], time_limit_s: float) -> dict[str, Any]:
         sent: Any = client.send_goal_async(goal)
         probe.until(sent.done, "answer to the goal")
         result: Any = sent.result().get_result_async()
-        probe.until(result.done, "end of the episode", 300)
+        over = probe.until(
+            lambda began=began, result=result: (result.done() and "end")
+            or (states[-1][1].steps - began >= max_steps and "limit"),
+            "end of the episode",
+            300,
+        )
+        if over == "limit":
+            # What the last step did is seen a moment later; a success is then still one.
+            probe.spin(_LAST_STEP_S)
+            sent.result().cancel_goal_async()
+            probe.until(result.done, "end of the canceled episode")
         found = result.result().result
-        out.append({**item, "success": bool(found.success), "reason": found.reason})
+        steps = states[-1][1].steps - began
+        out.append({**item, "success": bool(found.success), "reason": found.reason, "steps": steps})
     return {"episodes": out}
 
 

@@ -134,7 +134,7 @@ def _ros_success(args: argparse.Namespace) -> dict[str, Any]:
                 episode = rollout(environment, steerer, seed, suite.max_steps, sampling_seed=seed)
                 alone[task, seed] = episode.success
             environment.close()
-        ran = ros.success(_SUCCESS_TASKS, args.success, args.seed, arm, args.suite)
+        ran = ros.success(_SUCCESS_TASKS, args.success, args.seed, arm, args.suite, suite.max_steps)
         graph = dict(zip(alone, ran, strict=True))
         out[arm] = {
             "in_process": sum(alone.values()),
