@@ -1,4 +1,4 @@
-"""Critic folders that are complete by their hashes, without a network in them."""
+"""Critic folders that are complete by their hashes, without a network in them, and versions of such."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 
 from valueguide.critics.manifest import CONFIG, FORMAT, MANIFEST, WEIGHTS, digest, sha256
+from valueguide.online.versions import CriticVersions
+
+NOON = 1_700_049_600.0  # 2023-11-15T12:00:00Z
 
 
 def write_critic(folder: Path, number: int, size: int = 100) -> str:
@@ -24,3 +27,13 @@ def write_critic(folder: Path, number: int, size: int = 100) -> str:
     }
     (folder / MANIFEST).write_text(json.dumps(manifest))
     return str(manifest["version"])
+
+
+def versions(tmp_path: Path, count: int, keep: int = 10) -> CriticVersions:
+    """1 to `count`, published, none serving; its clock stands at NOON."""
+    made = CriticVersions(tmp_path / "versions", keep=keep, clock=lambda: NOON)
+    for number in range(1, count + 1):
+        with made.draft() as draft:
+            write_critic(draft, number)
+            assert made.publish(draft) == number
+    return made
