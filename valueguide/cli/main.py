@@ -19,6 +19,7 @@ COMMANDS = {
     "demo": "a frozen policy alone, then guided by a critic: table, report and videos",
     "collect": "record demonstrations or rollouts as a LeRobotDataset v3",
     "train": "train a backbone, a policy or a critic",
+    "learner": "a critic that learns from episodes while they are recorded, in a process of its own",
     "critics": "versions of a critic: check, shadow, promote, roll back",
     "eval": "compare arms on the same initial states",
     "replay": "logged choices made again by another critic, temperature or aggregation",

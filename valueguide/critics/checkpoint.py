@@ -116,7 +116,13 @@ class LoadedCritic:
 
 
 def save_training(folder: Path, trainer: CriticTrainer) -> None:
-    """Everything that `resume_training` needs to continue bit for bit."""
+    """Everything that `resume_training` needs to continue bit for bit; replaces `folder` in one step."""
+    with replacing(Path(folder)) as draft:
+        write_training(draft, trainer)
+
+
+def write_training(folder: Path, trainer: CriticTrainer) -> None:
+    """The files of `save_training` into an existing folder, which the caller makes appear as a whole."""
     tensors = {"generator": trainer.generator.get_state(), "global_rng": torch.get_rng_state()}
     if trainer.device.type == "cuda":
         tensors["cuda_rng"] = torch.cuda.get_rng_state(trainer.device)
@@ -126,19 +132,18 @@ def save_training(folder: Path, trainer: CriticTrainer) -> None:
         for index, state in trainer.optimisers[name].state_dict()["state"].items():
             tensors |= {f"optimiser.{name}.{index}.{key}": value for key, value in state.items()}
     counts = {n: [z.seen, z.clipped] for n, z in vars(trainer.normalizers).items() if z is not None}
-    with replacing(Path(folder)) as draft:
-        _save_tensors(draft / TRAINING_TENSORS, tensors)
-        state = {
-            "step": trainer.step,
-            "device": trainer.device.type,
-            "counts": counts,
-            "spec": _plain(trainer.spec),
-            "network": _plain(trainer.network),
-            "train": _plain(trainer.config),
-            "sha256": sha256(draft / TRAINING_TENSORS),
-            "inputs_sha256": _inputs_digest(trainer),
-        }
-        (draft / TRAINING_STATE).write_text(json.dumps(state, indent=1))
+    _save_tensors(folder / TRAINING_TENSORS, tensors)
+    state = {
+        "step": trainer.step,
+        "device": trainer.device.type,
+        "counts": counts,
+        "spec": _plain(trainer.spec),
+        "network": _plain(trainer.network),
+        "train": _plain(trainer.config),
+        "sha256": sha256(folder / TRAINING_TENSORS),
+        "inputs_sha256": _inputs_digest(trainer),
+    }
+    (folder / TRAINING_STATE).write_text(json.dumps(state, indent=1))
 
 
 def resume_training(folder: Path, trainer: CriticTrainer) -> None:

@@ -19,6 +19,7 @@ from valueguide.disk import exchange_names, flush
 def replacing(folder: Path) -> Iterator[Path]:
     """Yields an empty draft folder that takes the place of `folder` if the block ends without an error."""
     folder.parent.mkdir(parents=True, exist_ok=True)
+    restore_interrupted(folder)
     _remove_abandoned(folder)
     draft = folder.parent / f".{folder.name}.{os.getpid()}.new"
     shutil.rmtree(draft, ignore_errors=True)
@@ -31,6 +32,16 @@ def replacing(folder: Path) -> Iterator[Path]:
         flush(folder.parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def restore_interrupted(folder: Path) -> None:
+    """Put the old folder back if a process died between the two renames of `_swap_in`."""
+    for old in folder.parent.glob(f".{glob.escape(folder.name)}.*.old"):
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.rename(folder)
+            flush(folder.parent)
 
 
 def _swap_in(draft: Path, folder: Path) -> None:

@@ -25,6 +25,7 @@ class LearnedCritic:
 
     version: content hash. action_dim, executed_length: of the chunks it scores. spread_limit: the
     ensemble spread above which its scores should not be trusted, or None when it was not calibrated.
+    tower: the frozen vision tower of `frozen_clip`, or None.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class LearnedCritic:
         self._normalizers = loaded.normalizers
         threshold = float(loaded.manifest.get("instruction_similarity", 0.0))
         self._instructions = InstructionTable(loaded.instructions, loaded.embeddings, encoder, threshold)
-        self._tower = _build_tower(loaded, where).to(self._device) if self._kind == "frozen_clip" else None
+        self.tower = _build_tower(loaded, where).to(self._device) if self._kind == "frozen_clip" else None
 
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu") -> LearnedCritic:
@@ -89,7 +90,7 @@ class LearnedCritic:
         for observation in observations:
             self._check(observation)
         images = {name: np.stack([o.images[name] for o in observations]) for name in self.spec.cameras}
-        features = self.vision_features(images) if self._tower is not None else None
+        features = self.vision_features(images) if self.tower is not None else None
         privileged = [o.environment_state for o in observations if o.environment_state is not None]
         return self._encode(
             [o.task for o in observations],
@@ -173,11 +174,11 @@ class LearnedCritic:
         The class tokens of the frozen tower, as `ChunkBatch.features` carries them. Raises ConfigError for
         a critic without a tower.
         """
-        if self._tower is None:
+        if self.tower is None:
             raise ConfigError(mismatch("critic", "encoder with vision features", "frozen_clip", self._kind))
         stacked = np.stack([images[name] for name in self.spec.cameras], axis=1)
         pixels = torch.from_numpy(stacked).to(self._device).movedim(-1, -3).float().div_(255.0)
-        tokens = self._tower(
+        tokens = self.tower(
             pixel_values=((pixels - _PIXEL_MEAN) / _PIXEL_STD).flatten(0, 1)
         ).last_hidden_state
         return tokens[:, 0].reshape(len(stacked), -1).cpu().numpy()

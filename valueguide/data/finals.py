@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,18 +52,27 @@ class FinalObservations:
 
     @classmethod
     def read(
-        cls, root: Path, episode_index: NDArray[np.int64], last_frames: list[dict[str, Any]]
+        cls,
+        root: Path,
+        episode_index: NDArray[np.int64],
+        last_frames: list[dict[str, Any]],
+        first: Collection[int] = (),
     ) -> FinalObservations:
         """last_frames: each episode's last frame in the sidecar's columns, for episodes without an entry.
 
+        first: numbers of the files in which to look first; the others are left alone when all is there.
         Raises DataError naming the file that is damaged.
         """
         rows: dict[int, dict[str, Any]] = {}
-        for path in layout.existing(root, layout.FINALS_TEMPLATE).values():
+        files = layout.existing(root, layout.FINALS_TEMPLATE)
+        for number in sorted(files, key=lambda number: number not in first):
+            if first and all(int(i) in rows for i in episode_index):
+                break
+            path = files[number]
             with layout.open_parquet(path) as file:
                 names = [name for name in LOW_DIMENSIONAL if name in file.schema_arrow.names]
-            for number, row in enumerate(layout.read_parquet(path, names).to_pylist()):
-                rows[row["episode_index"]] = {**row, "place": (path, number)}
+            for place, row in enumerate(layout.read_parquet(path, names).to_pylist()):
+                rows[row["episode_index"]] = {**row, "place": (path, place)}
         known = np.array([int(i) in rows for i in episode_index])
         if not known.all():
             log.warning(

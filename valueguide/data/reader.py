@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ class EpisodeDataset:
     """An open dataset of N frames in `episodes` episodes; use `EpisodeDataset.open`.
 
     state: float32 (N, S). action: float32 (N, A). environment_state: float32 (N, D) or None.
-    episode_start, episode_end: int64 (episodes,), half-open frame ranges.
+    episode_start, episode_end: int64 (episodes,), half-open frame ranges. episode_index: their numbers.
     instruction: int64 (N,), index into `instructions`.
     reward: float32 (N,); terminated, truncated, success: bool (N,); source: int64 (N,), see types.SOURCES.
     final_state, final_environment_state: the observation after each episode's last action.
@@ -48,13 +48,19 @@ class EpisodeDataset:
     interventions: how the dataset says who acted, see interventions.convention_of.
     """
 
-    def __init__(self, root: Path, info: dict[str, Any], success: bool | Sequence[bool] | None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        info: dict[str, Any],
+        success: bool | Sequence[bool] | None,
+        only: Collection[int] | None = None,
+    ) -> None:
         self.root = root
         self.fps = float(info["fps"])
         self.features: dict[str, Any] = info["features"]
         self.spec = _spec(root)
         self.interventions = convention_of(self.features, str(root / layout.INFO))
-        self._files = DataFiles(root, info)
+        self._files = DataFiles(root, info, only)
         if self._files.frames == 0:
             raise DataError(f"{root}: the dataset is empty; record an episode first")
         names = [name for name in _eager_columns() if name in self.features]
@@ -65,7 +71,8 @@ class EpisodeDataset:
             _float32(columns, ENVIRONMENT_STATE) if ENVIRONMENT_STATE in columns else None
         )
         self.episode_start, self.episode_end, self.episode_index = _bounds(columns["episode_index"])
-        self._check_complete(info)
+        if only is None:
+            self._check_complete(info)
         self.instructions, self.instruction = _instructions(root, info, np.asarray(columns["task_index"]))
         self.source = read_sources(columns, self.features, self.frames, self._files.place)
         outcomes: Outcomes = derive_outcomes(
@@ -76,7 +83,9 @@ class EpisodeDataset:
         if outcomes.rule:
             log.warning("%s: %s", root, outcomes.rule)
         self._finals = (
-            FinalObservations.read(root, self.episode_index, self._last_frames()) if self.spec else None
+            FinalObservations.read(root, self.episode_index, self._last_frames(), only or ())
+            if self.spec
+            else None
         )
         self.has_final = self._finals.known if self._finals else np.zeros(self.episodes, bool)
         self.final_state, self.final_environment_state = self._final_vectors()
@@ -84,8 +93,16 @@ class EpisodeDataset:
         self._videos = VideoFiles(root, info, _episode_rows(root, self.episode_index, self.features))
 
     @classmethod
-    def open(cls, root: str | Path, success: bool | Sequence[bool] | None = None) -> EpisodeDataset:
+    def open(
+        cls,
+        root: str | Path,
+        success: bool | Sequence[bool] | None = None,
+        only: Collection[int] | None = None,
+    ) -> EpisodeDataset:
         """Open the folder `root`.
+
+        only: numbers of data files; the dataset then holds the committed episodes of these, and
+            `episode_index` says which those are. By default the whole dataset.
 
         success: for a plain LeRobotDataset, whether episodes succeeded: one value for all or one each.
             Without it a `next.success` column decides, and without that every episode counts as a
@@ -125,6 +142,11 @@ class EpisodeDataset:
     def rows(self) -> int:
         """N + episodes: every frame, then the final observation of each episode."""
         return self.frames + self.episodes
+
+    @property
+    def data_files(self) -> list[Path]:
+        """The files that hold the frames."""
+        return [file.path for file in self._files.files]
 
     @property
     def cameras(self) -> list[str]:

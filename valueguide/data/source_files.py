@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,14 +35,19 @@ class DataFile:
 
 
 class DataFiles:
-    """Column access over the data files in order, limited to the first `episodes` committed episodes."""
+    """Column access over the data files in order, limited to the first `episodes` committed episodes.
 
-    def __init__(self, root: Path, info: dict[str, Any]) -> None:
+    only: numbers of the files to look at, by default all.
+    """
+
+    def __init__(self, root: Path, info: dict[str, Any], only: Collection[int] | None = None) -> None:
         self.root = root
         self.features: dict[str, Feature] = info["features"]
         self.files: list[DataFile] = []
         start = 0
-        for path in layout.existing(root, layout.DATA_TEMPLATE).values():
+        for number, path in layout.existing(root, layout.DATA_TEMPLATE).items():
+            if only is not None and number not in only:
+                continue
             with layout.open_parquet(path) as file:
                 rows = _committed_rows(file, path, int(info["total_episodes"]))
                 groups = tuple(file.metadata.row_group(i).num_rows for i in range(file.num_row_groups))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,19 +12,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from valueguide.critics.checkpoint import TRAINING_STATE, resume_training, save_critic, save_training
+from valueguide.critics.checkpoint import save_critic
 from valueguide.critics.trainer import CriticTrainer
 from valueguide.data.loader import ObservationKind
-from valueguide.errors import CheckpointError, ConfigError, mismatch
+from valueguide.errors import ConfigError, mismatch
 from valueguide.interfaces import BatchProposer
+from valueguide.online.learner_state import resume_learner, save_learner
 from valueguide.online.replay import ReplayReader
 from valueguide.online.replay_draw import DEFAULT_RATIOS
 from valueguide.online.replay_loader import FeatureSource, Labelling, ReplayLoader
 from valueguide.online.segments import Store, TakeoverRule
 from valueguide.online.targets import PolicyTargets, TargetBatches
+from valueguide.online.vision import FrozenTower
 from valueguide.types import ChunkBatch, Float32, Observation
 
-LEARNER_STATE = "learner.json"
 #: The spread limit is this many times the 99.9th percentile of the spread in the replay.
 _SPREAD_MARGIN = 2.0
 #: Sentences -> float32 (n, L), for instructions that the warm start did not know.
@@ -101,72 +101,63 @@ class CriticLearner:
 
     def learn(self, steps: int) -> Iterator[dict[str, float]]:
         """Up to the trainer's step `steps`; yields each step's metrics. DataError for an empty replay."""
-        batches = TargetBatches(self._batch, self.targets, self._observe)
+        batches = TargetBatches(self.loader.batch, self.targets, self._observe)
         with contextlib.closing(batches.iterate(self.trainer.step)) as items:
             while self.trainer.step < steps:
                 began = time.perf_counter()
                 batch, proposals = next(items)
-                self._extend_embeddings()
+                self.set_instructions()
                 metrics = self.trainer.update(batch, proposals)
                 self.seconds += time.perf_counter() - began
                 yield metrics | {"data_wait_share": batches.wait_share}
 
     def save(self, folder: str | Path) -> None:
-        """Everything that `resume` needs to go on bit for bit."""
-        folder = Path(folder)
-        save_training(folder, self.trainer)
-        state = {"loader": self.loader.state_dict(), "step": self.trainer.step}
-        draft = folder / f".{LEARNER_STATE}"
-        draft.write_text(json.dumps(state))
-        draft.replace(folder / LEARNER_STATE)
+        """Everything that `resume` needs to go on bit for bit, what is known of the policy included."""
+        save_learner(Path(folder), self)
 
     def resume(self, folder: str | Path) -> bool:
         """Whether there was something to go on from. Raises CheckpointError when it is not this run's."""
-        folder = Path(folder)
-        if not (folder / TRAINING_STATE).exists() or not (folder / LEARNER_STATE).exists():
-            return False
-        state = json.loads((folder / LEARNER_STATE).read_text())
-        self.loader.load_state_dict(state["loader"])
-        self._extend_embeddings()
-        resume_training(folder, self.trainer)
-        if self.trainer.step != state["step"]:
-            raise CheckpointError(
-                mismatch(str(folder), "step", self.trainer.step, f"{state['step']} in {LEARNER_STATE}")
-            )
-        return True
+        return resume_learner(Path(folder), self)
 
-    def publish(self, folder: str | Path, facts: dict[str, Any] | None = None) -> str:
-        """Write the critic as it is now, in one step; returns its version."""
+    def publish(
+        self, folder: str | Path, facts: dict[str, Any] | None = None, tower: FrozenTower | None = None
+    ) -> str:
+        """Write the critic as it is now, in one step; returns its version.
+
+        tower: what a critic of `frozen_clip` sees with; without it the folder cannot score pictures.
+        """
         facts = {
             "gamma": self.trainer.config.gamma,
             "spread_limit": self.spread() * _SPREAD_MARGIN,
             "policy_version": self.targets.proposer.version,
             **(facts or {}),
         }
-        return save_critic(Path(folder), self.trainer, self.loader.instructions, facts)
+        sight = (None, None) if tower is None else (tower.module, tower.config)
+        return save_critic(Path(folder), self.trainer, self.loader.instructions, facts, *sight)
 
     @torch.no_grad()
     def spread(self) -> float:
         """99.9th percentile of the ensemble's spread over chunks in the replay."""
-        batch, trainer = self._batch(self.trainer.step), self.trainer
+        batch, trainer = self.loader.batch(self.trainer.step), self.trainer
+        self.set_instructions()
         encoded = trainer.target.encode(trainer.inputs(batch, following=False))
         actions, valid = (torch.from_numpy(a).to(trainer.device) for a in (batch.actions, batch.valid))
         q = trainer.target(encoded, trainer.normalizers.action(actions), valid)
         return float(np.quantile((q.max(0).values - q.min(0).values).cpu().numpy(), 0.999))
 
-    def _batch(self, step: int) -> ChunkBatch:
-        batch = self.loader.batch(step)
-        self._extend_embeddings()
-        return batch
-
     def _observe(self, batch: ChunkBatch, rows: Any) -> list[Observation]:
         assert batch.next_index is not None
         return [self.reader.observation(int(number)) for number in batch.next_index[rows]]
 
-    def _extend_embeddings(self) -> None:
-        known = len(self.trainer.embeddings)
-        new = self.loader.instructions[known:]
+    def set_instructions(self, count: int | None = None) -> None:
+        """Give the trainer embeddings of the first `count` of the loader's instructions, by default of all.
+
+        Call it from the thread that learns.
+        """
+        count = len(self.loader.instructions) if count is None else count
+        new = self.loader.instructions[len(self.trainer.embeddings) : count]
         if not new:
+            self.trainer.embeddings = self.trainer.embeddings[:count]
             return
         if self._embed is None:
             raise ConfigError(mismatch("learner", "instructions", "known ones, or embed=…", repr(new[0])))

@@ -19,12 +19,14 @@ _ROWS = 64
 class FrozenTower:
     """What `loaded` sees in pictures, for the replay's loader and for observations.
 
-    folder: keeps the features of whole segments, under the tower's hash. Raises ConfigError for a critic
+    folder: keeps the features of whole segments, under the tower's hash. module, config: of the tower, for
+    `save_critic`. Raises ConfigError for a critic
     that has no tower of its own.
     """
 
     def __init__(self, loaded: LoadedCritic, folder: str | Path) -> None:
         self._critic = LearnedCritic(loaded, str(folder))
+        self.module, self.config = self._critic.tower, loaded.tower_config
         self._cameras = tuple(loaded.spec.cameras)
         self._known: dict[bytes, Float32] = {}
         self.of_segment = kept_features(Path(folder) / _hash(loaded), self._encode)
