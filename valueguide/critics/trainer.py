@@ -7,6 +7,7 @@ come from.
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from valueguide.critics.config import CriticSpec, NetworkConfig, TrainConfig
 from valueguide.critics.encoders import Inputs
 from valueguide.critics.networks import ActorNetwork, CriticNetwork, ValueNetwork
 from valueguide.critics.normalizer import Normalizer
+from valueguide.critics.processes import ALONE, Processes
 from valueguide.critics.proposals import Proposals, check_proposals
 from valueguide.errors import ConfigError, DataError, mismatch
 from valueguide.types import ChunkBatch, Float32
@@ -41,6 +43,7 @@ class CriticTrainer:
     embeddings: float32 (number of instructions, L), row i belongs to `ChunkBatch.instruction == i`.
     task_of: optional int (number of instructions,): paraphrases of one task share a number, so that
     negative instructions are of another task. device: where networks and batches live.
+    processes: those that train together; each hands `update` its own share of a batch, all in step.
     """
 
     def __init__(
@@ -52,9 +55,11 @@ class CriticTrainer:
         embeddings: Float32,
         task_of: np.ndarray | None = None,
         device: str = "cpu",
+        processes: Processes = ALONE,
     ) -> None:
         torch.manual_seed(config.seed)
         self.spec, self.network, self.config, self.normalizers = spec, network, config, normalizers
+        self.processes = processes
         self.device = torch.device(device)
         self.embeddings = torch.from_numpy(embeddings).to(self.device)
         tasks = torch.arange(len(embeddings)) if task_of is None else torch.as_tensor(task_of)
@@ -94,6 +99,7 @@ class CriticTrainer:
                 "critic training: expected calql, iql or aloe, found distill, see CriticDistiller"
             )
         check_proposals(self.config, batch, proposals)
+        self.processes.reseed(self.config.seed, self.step)
         now, after = self.inputs(batch, following=False), self.inputs(batch, following=True)
         valid, reward, discount, returns = (
             torch.from_numpy(a).to(self.device)
@@ -269,10 +275,12 @@ class CriticTrainer:
         self, now: Inputs, batch: ChunkBatch, reward: Tensor, discount: Tensor, returns: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Swap some instructions for ones of another task: those chunks lead nowhere."""
-        count = len(reward)
+        # Drawn for the rows of all processes, so that the stream is where it is in one process alone.
+        count = len(reward) * self.processes.count
+        mine = self.processes.share(count)
         random = {"generator": self.generator, "device": self.device}
-        swap = torch.rand(count, **random) < self.config.negative_share
-        other = torch.randint(len(self.embeddings), (count,), **random)
+        swap = torch.rand(count, **random)[mine] < self.config.negative_share
+        other = torch.randint(len(self.embeddings), (count,), **random)[mine]
         own = torch.from_numpy(batch.instruction).to(self.device)
         swap &= self.task_of[other] != self.task_of[own]
         now.language = torch.where(swap[:, None], self.embeddings[other], now.language)
@@ -284,7 +292,11 @@ class CriticTrainer:
         )
 
     def finish(self, metrics: dict[str, float]) -> dict[str, float]:
-        """End a step: DataError for a metric that is not finite, the Polyak step, the count."""
+        """End a step: DataError for a metric that is not finite, the Polyak step, the count.
+
+        metrics: of this process's rows; returned are the means over all processes.
+        """
+        metrics = self.processes.average_metrics(metrics, self.device)
         for name, value in metrics.items():
             if not math.isfinite(value):
                 where = f"critic training, step {self.step}"
@@ -303,9 +315,21 @@ class CriticTrainer:
         parameters = list(module.parameters())
         # Only this network's gradients: the actor's loss passes through the critic without touching it.
         loss.backward(inputs=parameters)
+        self.processes.average_gradients(parameters)
         if self.config.gradient_clip > 0:
             nn.utils.clip_grad_norm_(parameters, self.config.gradient_clip)
         optimiser.step()
+
+    def check_alike(self) -> None:
+        """Raises DataError unless all processes are at the same step with the same networks, to the bit."""
+        if self.processes.count == 1:
+            return
+        content = hashlib.sha256(str(self.step).encode())
+        for network in (self.critic, self.target):
+            for value in network.state_dict().values():
+                content.update(value.cpu().numpy().tobytes())
+        digest = int.from_bytes(content.digest()[:7])
+        self.processes.check_alike("step and weights", digest, self.device)
 
     @torch.no_grad()
     def _polyak(self) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from valueguide.critics.checkpoint import LoadedCritic
 from valueguide.critics.config import CriticSpec, TrainConfig
+from valueguide.critics.processes import ALONE, Processes
 from valueguide.critics.trainer import CriticTrainer
 from valueguide.errors import ConfigError, mismatch
 from valueguide.types import Float32
@@ -28,13 +29,14 @@ def trainer_from(
     instructions: Sequence[str] | None = None,
     embed: Embed | None = None,
     task_of: NDArray[np.int64] | None = None,
+    processes: Processes = ALONE,
 ) -> CriticTrainer:
     """Critic and target network both begin with the loaded weights; optimisers and the step count are new.
 
     config: of the training to come; it may name another algorithm than the one that made the critic. What
         only that one has (IQL's state value, Cal-QL's actor) starts fresh.
     instructions: what `trainer.embeddings` stand for, by default `loaded.instructions`. Those that `loaded`
-        knows keep their embedding, the others get `embed`'s. task_of: as in `CriticTrainer`.
+        knows keep their embedding, the others get `embed`'s. task_of, processes: as in `CriticTrainer`.
     Raises ConfigError for an unknown instruction without `embed`, and for embeddings of another length.
     """
     trainer = CriticTrainer(
@@ -45,6 +47,7 @@ def trainer_from(
         loaded.embeddings if instructions is None else _embeddings(loaded, list(instructions), embed),
         task_of,
         device,
+        processes,
     )
     trainer.critic.load_state_dict(loaded.network.state_dict())
     trainer.target.load_state_dict(loaded.network.state_dict())

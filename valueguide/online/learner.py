@@ -57,6 +57,9 @@ class LearnerSettings:
 class CriticLearner:
     """Learns from the replay in `root` for as long as it is asked to, and can be stopped at any step.
 
+    Of several processes (`trainer.processes`) each makes a learner with the same arguments and its own
+    `journal`; they learn in step, and the one that leads saves and publishes.
+
     trainer: of algorithm `aloe`, fresh or warm. instructions: what `trainer.embeddings` stand for, extended
     by `embed` when the replay brings new sentences. features: for critics of `frozen_clip`.
     journal: see `ReplayLoader`.
@@ -94,6 +97,7 @@ class CriticLearner:
             cameras=tuple(trainer.spec.cameras) or None,
             journal=journal,
             instructions=instructions,
+            rows=trainer.processes.share(settings.batch_size),
         )
         self.targets = PolicyTargets(proposer, settings.proposals, settings.seed, capacity=settings.capacity)
         self._embed = embed
@@ -101,6 +105,7 @@ class CriticLearner:
 
     def learn(self, steps: int) -> Iterator[dict[str, float]]:
         """Up to the trainer's step `steps`; yields each step's metrics. DataError for an empty replay."""
+        self.trainer.check_alike()
         batches = TargetBatches(self.loader.batch, self.targets, self._observe)
         with contextlib.closing(batches.iterate(self.trainer.step)) as items:
             while self.trainer.step < steps:

@@ -87,6 +87,7 @@ class ReplayLoader:
     journal: a file that keeps what was found when, so that steps done after the last saved state are drawn
         again as they were. Without it that is known up to the saved state only.
     instructions: texts that keep the first places of `instructions`, such as a checkpoint's.
+    rows: those of the `batch_size` rows drawn for a step that this loader's batches hold; all by default.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class ReplayLoader:
         refresh_every: int = 50,
         journal: str | Path | None = None,
         instructions: Sequence[str] = (),
+        rows: slice | None = None,
     ) -> None:
         for name, value in (("batch size", batch_size), ("refresh_every", refresh_every)):
             if value < 1:
@@ -119,7 +121,7 @@ class ReplayLoader:
         self.privileged = privileged
         self.ratios = checked_ratios(ratios)
         self.half_life = _half_lives(half_life)
-        self._chosen_cameras = cameras
+        self._chosen_cameras, self._mine = cameras, rows or slice(None)
         self._features = features
         self._feature_rows: dict[int, Float32] = {}
         self._journal = Journal(journal)
@@ -145,7 +147,7 @@ class ReplayLoader:
             raise DataError(f"{self.reader.root}: no transition of the stores {stores} yet; collect first")
         rng = np.random.default_rng([self.seed, step])
         chosen, place = population.draw(rng, self.batch_size)
-        return self._gather(drawables, chosen, place)
+        return self._gather(drawables, chosen[self._mine], place[self._mine])
 
     @property
     def ready(self) -> bool:
@@ -263,7 +265,7 @@ class ReplayLoader:
 
     def _gather(self, drawables: list[_Drawable], chosen: Int64, place: Int64) -> ReplayBatch:
         """The rows, filled segment by segment; only the frames that are drawn are read from the maps."""
-        out = _Rows(self.batch_size)
+        out = _Rows(len(chosen))
         for number in np.unique(chosen):
             rows = np.flatnonzero(chosen == number)
             one = drawables[number]
