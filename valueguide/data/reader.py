@@ -127,7 +127,7 @@ class EpisodeDataset:
             )
         if empty:
             raise DataError(f"{root}: the dataset is empty; record an episode first")
-        return cls(root, info, success)
+        return cls(root, info, success, only)
 
     @property
     def frames(self) -> int:

@@ -72,3 +72,32 @@ def test_drafts_of_dead_processes_go_and_those_of_living_ones_stay(tmp_path):
         draft.mkdir()
     _write(tmp_path / "critic", "text")
     assert _names(tmp_path) == sorted([alive.name, "critic"])
+
+
+@pytest.mark.parametrize("died", ["between the renames", "before the old one was removed"])
+def test_a_death_where_names_cannot_be_exchanged_loses_neither_folder(tmp_path, monkeypatch, died):
+    monkeypatch.setattr(folders, "exchange_names", lambda *_: False)
+    folder = tmp_path / "critic"
+    _write(folder, "old")
+    with monkeypatch.context() as patch:
+        if died == "between the renames":
+            rename = folders.Path.rename
+            moves = []
+
+            def rename_once(self, target):
+                if moves:
+                    raise KeyboardInterrupt
+                moves.append(target)
+                return rename(self, target)
+
+            patch.setattr(folders.Path, "rename", rename_once)
+        else:
+            patch.setattr(folders.shutil, "rmtree", lambda path, **_: None)
+        try:
+            _write(folder, "new")
+        except KeyboardInterrupt:
+            assert not folder.exists()
+    folders.restore_interrupted(folder)
+    assert (folder / "a").read_text() == ("old" if died == "between the renames" else "new")
+    _write(folder, "newer")
+    assert (folder / "a").read_text() == "newer" and not list(tmp_path.glob("*.old"))
