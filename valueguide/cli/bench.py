@@ -7,13 +7,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from valueguide.cli import bench_help, bench_ranking
+from valueguide.cli import bench_help, bench_learner, bench_ranking
 from valueguide.cli.common import shipped
 from valueguide.cli.device import add_device_argument, usable_device
 
 EXAMPLES = """examples:
   valueguide bench steering --json -
   valueguide bench critic --seconds 30 --json critic.json
+  valueguide bench learner --json learner.json        # the online critic learner against a plain loop
   valueguide bench ros --json ros.json                # stages of a decision, gate, executor, images
   valueguide bench ros --success 10 --json ros.json   # and does the graph succeed as often as eval does?
   valueguide bench ranking --states 90 --k 8 --critic a --critic b   # critics against true rollouts
@@ -24,7 +25,7 @@ _SUCCESS_TASKS = ("close_drawer", "pick_can", "press_button")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", choices=("steering", "critic", "ros", "ranking", "help"))
+    parser.add_argument("name", choices=("steering", "critic", "learner", "ros", "ranking", "help"))
     parser.add_argument("--repeats", type=int, default=7, help="timed runs of each small measurement")
     parser.add_argument("--seconds", type=float, default=20.0, help="duration of each learner measurement")
     parser.add_argument("--skip-real-size", action="store_true", help="without the 450 M parameter SmolVLA")
@@ -40,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_device_argument(parser)
     bench_ranking.add_arguments(parser)
     bench_help.add_arguments(parser)
+    bench_learner.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -51,6 +53,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     device = usable_device(args.device)
     if args.name == "ros":
         measured = _ros(args)
+    elif args.name == "learner":
+        measured = bench_learner.run(args, device)
     else:
         measured = _steering(args, device) if args.name == "steering" else _critic(args, device)
     result = {"device": device, **measured}
