@@ -16,8 +16,11 @@ TIMED = ("policy_share", "hit_rate", "critic_s", "td_loss", "q_mean", "member_sp
 
 @pytest.fixture(scope="module")
 def demos(tmp_path_factory):
-    out = tmp_path_factory.mktemp("online") / "demos"
-    wanted = {"suite": "wxai-state", "tasks": "press_button", "episodes": 2, "workers": 1, "out": out}
+    return collected(tmp_path_factory.mktemp("online") / "demos", "wxai-state")
+
+
+def collected(out, suite):
+    wanted = {"suite": suite, "tasks": "press_button", "episodes": 2, "workers": 1, "out": out}
     main_ok("collect", *(word for name, value in wanted.items() for word in (f"--{name}", str(value))))
     return out
 
@@ -90,6 +93,26 @@ def test_the_rivals_run_and_leave_what_they_do_not_learn_alone(method, demos, tm
     assert learned == ([] if method == "none" else ["policy", "policy"])
     assert len(results["learning"]) == (0 if method == "none" else 2)
     assert [len(rows) for rows in results["collected"].values()] == [1, 1, 1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["aloe", "awr"])
+def test_policy_and_critic_learn_from_pictures(method, tmp_path):
+    demos, out = collected(tmp_path / "demos", "wxai"), tmp_path / "run"
+    main_ok(*options(demos, out, method), "--suite", "wxai", "--iterations", "1")
+    results = outcome(tmp_path / "run.json")
+    assert results["learning"][0]["policy"] == load_policy(out / "iteration-1" / "policy").version
+    if method == "aloe":
+        critic = LearnedCritic.load(out / "iteration-1" / "critic")
+        assert critic.version == results["learning"][0]["critic"]
+        assert {row["arm"] for row in results["evaluated"]["eval-1"]} == {"base", "guided"}
+        assert all("argmax" in row for row in reasons(out)), "it did not judge pictures"
+
+
+def reasons(out):
+    """Of the guided episodes' decisions."""
+    rows = map(json.loads, (out / "eval-1" / "episodes.jsonl").read_text().splitlines())
+    return [row["reasons"] for row in rows if row["arm"] == "guided"]
 
 
 def test_other_settings_and_missing_data_are_refused(demos, tmp_path, capsys):

@@ -232,7 +232,7 @@ class OnlineRun:
             if learner.trainer.step % 250 == 0:
                 self.say(f"critic step {learner.trainer.step}: td {latest['td_loss']:.2f}")
         learner.save(training)
-        line["critic"] = learner.publish(self.critic_folder(number))
+        line["critic"] = learner.publish(self.critic_folder(number), tower=self._tower)
         line |= {name: latest[name] for name in ("td_loss", "q_mean", "member_spread") if name in latest}
         line |= {
             "policy_share": learner.targets.policy_share,

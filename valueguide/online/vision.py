@@ -20,8 +20,7 @@ class FrozenTower:
     """What `loaded` sees in pictures, for the replay's loader and for observations.
 
     folder: keeps the features of whole segments, under the tower's hash. module, config: of the tower, for
-    `save_critic`. Raises ConfigError for a critic
-    that has no tower of its own.
+    `save_critic`. Raises ConfigError for a critic that has no tower of its own.
     """
 
     def __init__(self, loaded: LoadedCritic, folder: str | Path) -> None:
