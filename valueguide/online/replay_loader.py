@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from valueguide.data.loader import ObservationKind
 from valueguide.data.prefetch import Prefetcher
 from valueguide.errors import ConfigError, DataError, mismatch
-from valueguide.online.replay import ReplayReader, state_id
+from valueguide.online.replay import ReplayReader
 from valueguide.online.replay_draw import DEFAULT_RATIOS, Population, checked_ratios
 from valueguide.online.replay_journal import Entry, Journal
+from valueguide.online.replay_rows import Drawable, Rows
 from valueguide.online.segments import (
     STORES,
     Segment,
@@ -26,7 +27,7 @@ from valueguide.online.segments import (
     TakeoverRule,
     segment_transitions,
 )
-from valueguide.types import SOURCES, ChunkBatch, Float32
+from valueguide.types import SOURCES, ChunkBatch, Float32, UInt8
 
 log = logging.getLogger("valueguide.online")
 Int64 = NDArray[np.int64]
@@ -66,13 +67,6 @@ class Labelling:
             self.takeover,
             every_step=self.every_step,
         )
-
-
-@dataclass(frozen=True)
-class _Drawable:
-    sequence: int
-    segment: Segment
-    transitions: SegmentTransitions
 
 
 class ReplayLoader:
@@ -125,8 +119,8 @@ class ReplayLoader:
         self._features = features
         self._feature_rows: dict[int, Float32] = {}
         self._journal = Journal(journal)
-        self._known: dict[int, _Drawable] = {}
-        self._current: tuple[int, list[_Drawable], Population] | None = None
+        self._known: dict[int, Drawable] = {}
+        self._current: tuple[int, list[Drawable], Population] | None = None
         self._mutex = threading.Lock()  # batches are made in a thread, states are saved from another
         self._prefetcher = Prefetcher(lambda step: self.batch(step))
         self.instructions = list(dict.fromkeys(instructions))
@@ -167,7 +161,7 @@ class ReplayLoader:
         """How many transitions the last batch was drawn from, by store."""
         counts: dict[Store, int] = dict.fromkeys(STORES, 0)
         for one in self._current[1] if self._current else []:
-            counts[one.segment.store] += len(one.transitions.starts)
+            counts[one.segment.store] += one.count
         return counts
 
     @property
@@ -224,7 +218,7 @@ class ReplayLoader:
             del self._known[sequence]
             self._feature_rows.pop(sequence, None)
 
-    def _population(self, step: int) -> tuple[list[_Drawable], Population]:
+    def _population(self, step: int) -> tuple[list[Drawable], Population]:
         position = self._journal.position(step)
         if self._current is not None and self._current[0] == position:
             return self._current[1:]
@@ -249,50 +243,52 @@ class ReplayLoader:
         self._current = (position, found, population)
         return found, population
 
-    def _drawable(self, sequence: int, segment: Segment | None) -> _Drawable:
+    def _drawable(self, sequence: int, segment: Segment | None) -> Drawable:
         if sequence not in self._known:
             assert segment is not None
-            self._known[sequence] = _Drawable(sequence, segment, self.labelling.apply(segment))
+            self._known[sequence] = Drawable(sequence, segment, self.labelling.apply(segment))
         return self._known[sequence]
 
-    def _build(self, drawables: list[_Drawable]) -> Population:
+    def _build(self, drawables: list[Drawable]) -> Population:
         stores = [one.segment.store for one in drawables]
-        counts = [len(one.transitions.starts) for one in drawables]
+        counts = [one.count for one in drawables]
         return Population.build(stores, counts, self.ratios, self.half_life)
 
     def _learn(self, texts: list[str]) -> None:
         self.instructions.extend(text for text in texts if text not in self.instructions)
 
-    def _gather(self, drawables: list[_Drawable], chosen: Int64, place: Int64) -> ReplayBatch:
-        """The rows, filled segment by segment; only the frames that are drawn are read from the maps."""
-        out = _Rows(len(chosen))
-        for number in np.unique(chosen):
-            rows = np.flatnonzero(chosen == number)
-            one = drawables[number]
-            segment, chunks = one.segment, one.transitions.chunks
-            frames = one.transitions.starts[place[rows]]
-            following = chunks.successor[frames]
-            actions, valid = chunks.actions(segment.action, frames, one.transitions.plans[place[rows]])
-            out.put("actions", rows, actions)
-            out.put("valid", rows, valid)
-            for name in ("reward", "discount", "mc_return"):
-                out.put(name, rows, getattr(chunks, name)[frames])
-            out.put("cut", rows, one.transitions.cut[frames])
-            self._put_observations(out, one, rows, frames, following)
-            facts = {
-                "index": state_id(one.sequence, 0) + frames,
-                "next_index": state_id(one.sequence, 0) + following,
-                "instruction": self.instructions.index(segment.task),
-                "source": SOURCES.index(segment.source),
-                "store": STORES.index(segment.store),
-            }
-            for name, value in facts.items():
-                out.put(name, rows, np.broadcast_to(np.asarray(value, np.int64), rows.shape))
-        return ReplayBatch(**out.arrays, images=out.images, next_images=out.next_images)
+    def _gather(self, drawables: list[Drawable], chosen: Int64, place: Int64) -> ReplayBatch:
+        """The rows, segment by segment; only the frames that are drawn are read from the maps."""
+        out = Rows(chosen)
+        images: dict[str, UInt8] = {}
+        next_images: dict[str, UInt8] = {}
+        segments = []
+        for number, rows in out.groups():
+            one, mine = drawables[number], place[rows]
+            segments.append(one.segment)
+            for name, values in one.columns.items():
+                out.put(name, values[mine])
+            frames, following = one.frames[mine], one.following[mine]
+            for name, values in self._vectors(one).items():
+                out.put(name, values[frames])
+                out.put("next_" + name, values[following])
+            if self.observation == "images":
+                for camera in self._cameras(one.segment):
+                    pictures = one.segment.images[camera]
+                    for into, which in ((images, frames), (next_images, following)):
+                        if camera not in into:
+                            into[camera] = np.empty((len(chosen), *pictures.shape[1:]), np.uint8)
+                        into[camera][rows] = pictures[which]
+        return ReplayBatch(
+            **out.arrays(),
+            instruction=out.labels([self.instructions.index(segment.task) for segment in segments]),
+            source=out.labels([SOURCES.index(segment.source) for segment in segments]),
+            store=out.labels([STORES.index(segment.store) for segment in segments]),
+            images=images,
+            next_images=next_images,
+        )
 
-    def _put_observations(
-        self, out: _Rows, one: _Drawable, rows: Int64, frames: Int64, following: Int64
-    ) -> None:
+    def _vectors(self, one: Drawable) -> dict[str, Float32]:
         segment = one.segment
         vectors = {"state": segment.state}
         if segment.environment_state is not None and (self.privileged or self.observation == "state"):
@@ -301,14 +297,7 @@ class ReplayLoader:
             raise DataError(mismatch(str(self.reader.root), "environment state", "one a frame", "none"))
         if self.observation == "features":
             vectors["features"] = self._features_of(one)
-        for name, values in vectors.items():
-            out.put(name, rows, values[frames])
-            out.put("next_" + name, rows, values[following])
-        if self.observation == "images":
-            for camera in self._cameras(segment):
-                pictures = segment.images[camera]
-                out.put(camera, rows, pictures[frames], out.images)
-                out.put(camera, rows, pictures[following], out.next_images)
+        return vectors
 
     def _cameras(self, segment: Segment) -> list[str]:
         chosen = list(segment.images if self._chosen_cameras is None else self._chosen_cameras)
@@ -318,7 +307,7 @@ class ReplayLoader:
             raise DataError(mismatch(str(self.reader.root), "cameras", expected, unknown or "none"))
         return chosen
 
-    def _features_of(self, one: _Drawable) -> Float32:
+    def _features_of(self, one: Drawable) -> Float32:
         if one.segment.features is not None:
             return one.segment.features
         if self._features is None:
@@ -330,22 +319,6 @@ class ReplayLoader:
                 raise DataError(mismatch(f"segment {one.sequence}", "features", expected, made.shape))
             self._feature_rows[one.sequence] = made
         return self._feature_rows[one.sequence]
-
-
-class _Rows:
-    """Arrays of a batch, made when their first rows arrive."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self.arrays: dict[str, Any] = {}
-        self.images: dict[str, Any] = {}
-        self.next_images: dict[str, Any] = {}
-
-    def put(self, name: str, rows: Int64, values: NDArray[Any], into: dict[str, Any] | None = None) -> None:
-        into = self.arrays if into is None else into
-        if name not in into:
-            into[name] = np.zeros((self._size, *values.shape[1:]), values.dtype)
-        into[name][rows] = values
 
 
 def _half_lives(half_life: Mapping[Store, float] | float) -> dict[Store, float]:
