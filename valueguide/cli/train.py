@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from valueguide.cli.device import add_device_argument
+from valueguide.cli.processes import refuse_processes, train_critic_together
 from valueguide.cli.train_online import add_online_arguments
 from valueguide.cli.train_report import add_report_arguments
 
@@ -28,6 +29,9 @@ EXAMPLES = """examples:
   # a critic of one policy, from whatever was logged (a bag, too), starting from a critic that is there
   valueguide train critic --dataset runs/day1/dataset --dataset runs/day2/bag --algo aloe \\
       --policy outputs/policy --init outputs/critic --out outputs/critic2
+
+  # the same by two processes (a machine with GPUs: one each); see docs/critics.md
+  torchrun --nproc-per-node 2 -m valueguide.cli.main train critic --algo aloe ...
 
   # policy and critic learn in simulation, an operator beside them; the same command goes on after a break
   valueguide train online --tasks open_drawer,pick_can --dataset outputs/demos --out outputs/online
@@ -143,8 +147,9 @@ def _critic_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="an unfinished run in this folder is resumed")
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def run(args: argparse.Namespace) -> dict[str, Any] | None:
     """Dispatch; the heavy imports wait until the arguments are known to be good."""
+    refuse_processes(args)
     if args.what == "backbone":
         from valueguide.cli.train_backbone import train_backbone
 
@@ -161,6 +166,4 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         from valueguide.cli.train_online import train_online
 
         return train_online(args)
-    from valueguide.cli.train_critic import train_critic
-
-    return train_critic(args)
+    return train_critic_together(args)

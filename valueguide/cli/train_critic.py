@@ -29,6 +29,7 @@ from valueguide.critics.checkpoint import (
 from valueguide.critics.config import CriticSpec, NetworkConfig, TrainConfig
 from valueguide.critics.language import MiniLMEncoder
 from valueguide.critics.normalizer import Normalizer
+from valueguide.critics.processes import ALONE, Processes
 from valueguide.critics.trainer import CriticTrainer, Normalizers
 from valueguide.critics.warm_start import check_spec, keep_instructions, trainer_from
 from valueguide.data.frames import FrameCache
@@ -45,21 +46,28 @@ _METRIC_ROWS, _METRIC_PICTURES = 4096, 512
 _SPREAD_MARGIN = 2.0
 
 
-def train_critic(args: argparse.Namespace) -> dict[str, Any]:
-    """Returns where the critic is, its version, its held-back metrics and the seconds that learning took."""
+def train_critic(args: argparse.Namespace, processes: Processes = ALONE) -> dict[str, Any]:
+    """Returns where the critic is, its version, its held-back metrics and the seconds that learning took.
+
+    Of several processes only the first writes, and only its result is complete.
+    """
     if (args.algo == "aloe") != bool(args.policy):
         raise ConfigError("--policy: expected a policy folder with --algo aloe, and only then")
-    device = usable_device(args.device)
+    device = processes.device(usable_device(args.device))
     init = LoadedCritic(args.init) if args.init else None
-    datasets = [EpisodeDataset.open(_dataset_folder(args, i)) for i in range(len(args.dataset))]
+    with processes.leader_first():
+        datasets = [EpisodeDataset.open(_dataset_folder(args, i)) for i in range(len(args.dataset))]
     encoder = _encoder_kind(args, datasets, init)
     clip = clip_folder(args.backbone) if encoder == "frozen_clip" else None
     spec = _spec(args, datasets, encoder)
     if init is not None:
         _check_init(args, init, spec, clip)
-    features: list[Float32 | None] = [vision_features(d, clip, device) if clip else None for d in datasets]
+    with processes.leader_first():
+        features: list[Float32 | None] = [
+            vision_features(d, clip, device) if clip else None for d in datasets
+        ]
     mixture, held_back = _mixtures(args, datasets, encoder, features)
-    trainer = _build(args, spec, datasets, encoder, features, mixture.instructions, device, init)
+    trainer = _build(args, spec, datasets, encoder, features, mixture.instructions, device, init, processes)
     run = _run(args, trainer, mixture, datasets, features, init)
     training = args.out.parent / f"{args.out.name}.training"
     if (training / TRAINING_STATE).exists():
@@ -67,6 +75,8 @@ def train_critic(args: argparse.Namespace) -> dict[str, Any]:
     began = time.perf_counter()
     metrics = _loop(args, trainer, run, training)
     costs = {"seconds": time.perf_counter() - began, **run.report()}
+    if not processes.leads:
+        return {"steps": trainer.step, **costs}
     quality = evaluate(trainer, held_back.batch(0))
     facts: dict[str, Any] = {
         **run.facts,
@@ -250,6 +260,7 @@ def _build(
     instructions: list[str],
     device: str,
     init: LoadedCritic | None,
+    processes: Processes,
 ) -> CriticTrainer:
     config = TrainConfig(
         algo=args.algo,
@@ -263,7 +274,9 @@ def _build(
     tasks = _task_numbers(datasets, instructions)
     encode = MiniLMEncoder().encode
     if init is not None:
-        return trainer_from(init, config, device, instructions=instructions, embed=encode, task_of=tasks)
+        return trainer_from(
+            init, config, device, instructions=instructions, embed=encode, task_of=tasks, processes=processes
+        )
     privileged = [d.environment_state for d in datasets if d.environment_state is not None]
     known = [f for f in features if f is not None]
     network = NetworkConfig(
@@ -286,7 +299,7 @@ def _build(
         else None,
         features=Normalizer.mean_std(np.concatenate(known)) if known else None,
     )
-    return CriticTrainer(spec, network, config, normalizers, encode(instructions), tasks, device)
+    return CriticTrainer(spec, network, config, normalizers, encode(instructions), tasks, device, processes)
 
 
 def _task_numbers(datasets: list[EpisodeDataset], instructions: list[str]) -> NDArray[np.int64]:
@@ -304,15 +317,21 @@ def _task_numbers(datasets: list[EpisodeDataset], instructions: list[str]) -> ND
 def _loop(args: argparse.Namespace, trainer: CriticTrainer, run: Run, training: Path) -> dict[str, float]:
     """Trains up to --steps, saving the state on the way; returns the last step's metrics."""
     latest: dict[str, float] = {}
-    with progress_bar(args.steps - trainer.step, "steps") as bar, contextlib.closing(run.updates):
+    leads = trainer.processes.leads
+    bar = progress_bar(args.steps - trainer.step, "steps") if leads else contextlib.nullcontext()
+    with bar as shown, contextlib.closing(run.updates):
         while trainer.step < args.steps:
             latest = next(run.updates)
-            bar.update(1)
-            if trainer.step % 200 == 0:
-                bar.note(f"td {latest['td_loss']:.3f}, q {latest['q_mean']:.1f}")
+            if shown is not None:
+                shown.update(1)
+                if trainer.step % 200 == 0:
+                    shown.note(f"td {latest['td_loss']:.3f}, q {latest['q_mean']:.1f}")
             if trainer.step % args.checkpoint_every == 0 or trainer.step == args.steps:
                 run.save()
-                save_training(training, trainer)
+                # Whoever resumes from this state finds what every process has kept for it.
+                trainer.check_alike()
+                if leads:
+                    save_training(training, trainer)
     return latest
 
 

@@ -62,6 +62,7 @@ def aloe_run(
     Raises CheckpointError for a damaged policy, ConfigError or DataError where it does not fit the data,
     ConfigError where the replay beside --out belongs to another run.
     """
+    processes = trainer.processes
     policy = load_policy(args.policy, str(trainer.device))
     check_policy(policy, trainer.spec, sources)
     settings = LearnerSettings(
@@ -85,9 +86,11 @@ def aloe_run(
         "seed": args.seed,
     }
     folder = args.out.parent / f"{args.out.name}.replay"
-    fill_replay(folder, sources, sorted(cameras), run)
+    with processes.leader_first():
+        fill_replay(folder, sources, sorted(cameras), run)
     learner = CriticLearner(folder, trainer, instructions, policy, settings)
-    targets, known = learner.targets, folder / _PROPOSALS
+    targets = learner.targets
+    known = folder / (_PROPOSALS if processes.leads else f"{processes.rank}-{_PROPOSALS}")
     if known.exists():
         tensors, _ = map_tensors(known)
         targets.remember(tensors["ids"], tensors["chunks"])
