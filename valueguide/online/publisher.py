@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -182,26 +182,34 @@ class Publisher:
         if self._probe_from:
             probe = self._make(list(segments_in(self._probe_from)), {"source": Path(self._probe_from).name})
         else:
-            self._reader.refresh()
-            found = len(_episodes(self._reader.segments.values()))
+            segments = self._known(after=-1)
+            found = len(_episodes(segments.values()))
             if found < self._probe_episodes:
-                self.problem = (
-                    f"no check yet: {found} of {self._probe_episodes} held-out episodes for a probe"
-                )
+                self.problem = f"no check yet: {found} of {self._probe_episodes} held-out episodes"
                 return None
-            last = max(self._reader.segments)
-            probe = self._make(list(self._reader.segments.values()), {_UP_TO: last, "source": "held out"})
+            probe = self._make(list(segments.values()), {_UP_TO: max(segments), "source": "held out"})
         probe.save(path)
         return probe
 
     def _fresh(self, probe: Probe) -> Probe | None:
         """Of held-out episodes that the probe does not hold, once there are enough to say something."""
-        self._reader.refresh()
-        after = int(probe.facts.get(_UP_TO, -1))
-        segments = [segment for number, segment in self._reader.segments.items() if number > after]
+        segments = list(self._known(after=int(probe.facts.get(_UP_TO, -1))).values())
         if len(_episodes(segments)) < self.limits.min_episodes:
             return None
         return self._make(segments, {"source": "held out"})
+
+    def _known(self, after: int) -> dict[int, Segment]:
+        """Held-out segments beyond number `after`, of instructions that the serving critic has learned.
+
+        Of others it has nothing to say that a new critic could be compared with.
+        """
+        self._reader.refresh()
+        serving = self.versions.state().serving
+        found = {n: segment for n, segment in self._reader.segments.items() if n > after}
+        if serving is None:
+            return found
+        texts = read_json(self.versions.folder(serving) / MANIFEST)["instructions"]
+        return {n: segment for n, segment in found.items() if segment.task in texts}
 
     def _make(self, segments: list[Segment], facts: dict[str, Any]) -> Probe:
         return make_probe(
@@ -231,7 +239,7 @@ class Publisher:
             return None  # Then the count begins anew.
 
 
-def _episodes(segments: Any) -> set[str]:
+def _episodes(segments: Iterable[Segment]) -> set[str]:
     """Those with rollouts, of which alone probes are made."""
     return {segment.episode for segment in segments if segment.store == "rollout"}
 

@@ -275,6 +275,7 @@ class LearnerService:
         until, enough = min(due, *stops), self._clock() + _PIECE_S
         try:
             self._updates = self._updates or self.learner.learn(sys.maxsize)
+            self._metrics = next(self._updates)
             while self.learner.trainer.step < until and self._clock() < enough:
                 self._metrics = next(self._updates)
         except _Failure:

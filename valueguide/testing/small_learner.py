@@ -79,7 +79,7 @@ def small_settings(root: Path, **changes: Any) -> ServiceSettings:
         save_small_critic(root / "critic")
     wanted: dict[str, Any] = {
         "out": str(root / "learner"), "policy": "", "critic": str(root / "critic"),
-        "datasets": (str(root / "day1"),), "updates_per_step": 0.25, "min_steps": 20, "save_every": 10,
+        "datasets": (str(root / "day1"),), "updates_per_step": 0.5, "min_steps": 20, "save_every": 10,
         "publish_every": 20, "hold_out": 3, "batch_size": 16, "probe_episodes": 2,
     }  # fmt: skip
     return ServiceSettings(**(wanted | changes))
