@@ -28,6 +28,7 @@ for module in pkgutil.walk_packages(getattr(package, "__path__", []), package.__
         "valueguide.interfaces",
         "valueguide.steering",
         "valueguide.data",
+        "valueguide.progress",
         "valueguide.evaluation",
     ],
 )
