@@ -119,6 +119,14 @@ def answer_schema(prompt: Prompt) -> dict[str, object]:
     }
 
 
+def tokens_needed(prompt: Prompt) -> int:
+    """Room for a whole answer in the format asked for, even from a tokenizer that knows no words."""
+    if prompt.answer == "token":
+        return 1
+    described = 80 if _DESCRIBED in prompt.version.split("/") else 0
+    return 64 + prompt.asked * ({"json": 72, "lines": 20}[prompt.answer] + described)
+
+
 def correction(reason: str) -> str:
     """What is added when an answer was refused."""
     return f"Your last answer could not be used ({reason}). Answer again, in exactly the format asked for."

@@ -63,15 +63,12 @@ class FakeProgressBackend:
         with self._lock:
             number = len(self.requests)
             self.requests.append(request)
-        tokens = {
-            "input_tokens": 10 * len(request.prompt.pictures),
-            "output_tokens": 5 * request.prompt.asked,
-        }
+        inputs, outputs = 10 * len(request.prompt.pictures), 5 * request.prompt.asked
         text = self._wrong(number, request) if self._wrong else None
         if request.prompt.answer == "token":
             last = int(request.prompt.pictures[-1].flat[0])
-            return Reply(log_probability=float(np.log(max(last, 1) / 100)), **tokens)
+            return Reply(log_probability=float(np.log(max(last, 1) / 100)), input_tokens=inputs)
         if text is None:
             values = [float(picture.flat[0]) for picture in asked_pictures(request.prompt)]
             text = written(values, request.prompt.answer)
-        return Reply(text, **tokens)
+        return Reply(text, input_tokens=inputs, output_tokens=outputs)
