@@ -161,6 +161,7 @@ def workers(launcher: int) -> list[int]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_killed_process_ends_torchrun_and_the_run_goes_on_exactly(demos: Path, tmp_path: Path) -> None:
     whole = launch(demos, tmp_path / "whole")
     assert whole.wait(250) == 0, whole.stderr.read()  # type: ignore[union-attr]
