@@ -14,6 +14,7 @@ import numpy as np
 
 from valueguide.errors import ConfigError, mismatch
 from valueguide.progress.cache import AnswerCache, request_key
+from valueguide.progress.frames import frames_digest
 from valueguide.progress.parse import MalformedAnswer, parse_answer
 from valueguide.progress.prompt import Wording, build_prefix_request, build_request, correction
 from valueguide.progress.request import (
@@ -81,7 +82,15 @@ class GvlEstimator:
 
     def describe(self) -> dict[str, object]:
         settings = self._settings
-        examples = [{"task": e.task, "kind": e.kind, "frames": len(e.frames)} for e in self._examples]
+        examples = [
+            {
+                "task": e.task,
+                "kind": e.kind,
+                "frames": frames_digest(e.frames),
+                "progress": e.progress.tolist(),
+            }
+            for e in self._examples
+        ]
         return {
             "estimator": "gvl",
             "backend": self._backend.identity(),

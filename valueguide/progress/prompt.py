@@ -22,11 +22,6 @@ TOKEN_VERSION = "token-1"
 Parts = list[str | UInt8]
 
 _DESCRIBED = "described"
-_KIND = {
-    "same_task": "an episode of the same task",
-    "other_task": "an episode of another task",
-    "human_video": "a video of a person",
-}
 _FORMAT = {
     ("lines", False): "Answer with one line for each frame and nothing else: Frame <number>: <percentage>%",
     ("lines", True): "Answer with one line for each frame and nothing else: Frame <number>: "
@@ -78,7 +73,9 @@ def build_request(
         clip.frames[0],
         "In the initial scene the task completion percentage is 0.",
     ]
-    shown: Parts = [part for i, e in enumerate(examples) for part in _example_parts(i + 1, e, seed)]
+    shown: Parts = [
+        part for i, e in enumerate(examples) for part in _example_parts(i + 1, e, clip.task, seed)
+    ]
     first, second = (shown, anchor) if wording.examples_first else (anchor, shown)
     parts: Parts = [_introduction(clip.task), *first, *second, _question(clip, wording)]
     for number, index in enumerate(order, start=1):
@@ -141,10 +138,12 @@ def _introduction(task: str) -> str:
     )
 
 
-def _example_parts(number: int, example: Example, seed: int) -> Parts:
+def _example_parts(number: int, example: Example, task: str, seed: int) -> Parts:
     order = shuffled(len(example.frames), seed, f"example {frames_digest(example.frames)}")
+    shown = "an episode" if example.kind == "episode" else "a video of a person"
+    same = "the same task" if example.task == task else "another task"
     parts: Parts = [
-        f"Example {number}, {_KIND[example.kind]}, also in random order. Its task is: {example.task}."
+        f"Example {number}, {shown} of {same}, also in random order. Its task is: {example.task}."
     ]
     for index in order:
         percentage = round(100 * float(example.progress[index]))

@@ -19,8 +19,8 @@ Int64 = NDArray[np.int64]
 Answer = Literal["json", "lines", "token"]
 Status = Literal["ok", "partial", "malformed", "failed"]
 ANSWERS: tuple[Answer, ...] = ("json", "lines", "token")
-#: Where in-context episodes may come from.
-KINDS = ("same_task", "other_task", "human_video")
+#: What in-context episodes may show: a robot at work (on the same or another task), or a person.
+KINDS = ("episode", "human_video")
 
 
 class RequestFailed(ValueguideError):
@@ -73,7 +73,7 @@ class Example:
     frames: UInt8
     progress: Float32
     task: str
-    kind: str = "same_task"
+    kind: str = "episode"
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

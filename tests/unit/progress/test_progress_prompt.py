@@ -73,18 +73,18 @@ def test_no_word_about_time_beyond_the_numbers() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind, words",
+    "kind, task, words",
     [
-        ("same_task", "same task"),
-        ("other_task", "another task"),
-        ("human_video", "a person"),
+        ("episode", "push it", "episode of the same task"),
+        ("episode", "pull", "episode of another task"),
+        ("human_video", "push it", "person of the same task"),
     ],
 )
-def test_examples_are_shown_with_their_progress_and_kind(kind: str, words: str) -> None:
-    example = Example(EXAMPLE.frames, EXAMPLE.progress, "push that", kind)
+def test_examples_are_shown_with_their_progress_and_kind(kind: str, task: str, words: str) -> None:
+    example = Example(EXAMPLE.frames, EXAMPLE.progress, task, kind)
     request = build_request(CLIP, 3, Wording(), [example])
     parts = list(request.prompt.parts)
-    assert any(words in t and "push that" in t for t in _texts(request.prompt))
+    assert any(words in t and f"task is: {task}." in t for t in _texts(request.prompt))
     shown = {}
     for i, part in enumerate(parts):
         if isinstance(part, str) and part == "Example frame:":
