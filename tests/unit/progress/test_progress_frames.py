@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from valueguide.errors import ConfigError, DataError
@@ -16,6 +16,7 @@ from valueguide.progress.frames import frames_digest, sample_positions, shrink, 
 from valueguide.progress.request import Clip
 
 
+@settings(deadline=None)
 @given(st.integers(2, 500), st.integers(2, 60))
 def test_positions_ascend_and_hold_both_ends(length: int, count: int) -> None:
     positions = sample_positions(length, count)
@@ -36,6 +37,7 @@ def test_too_few_frames_are_refused(length: int, count: int, error: type[Excepti
         sample_positions(length, count)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 60), st.integers(0, 2**31), st.text(max_size=8))
 def test_an_order_is_a_permutation_and_repeatable(count: int, seed: int, content: str) -> None:
     order = shuffled(count, seed, content)

@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from valueguide.progress.parse import MalformedAnswer, parse_answer
@@ -145,6 +145,7 @@ def test_lines_need_to_be_known_complete_json_shows_its_end() -> None:
         parse_answer("Frame 1: 1", 1, "lines", "")
 
 
+@settings(deadline=None)
 @given(st.permutations(range(1, 9)), st.lists(st.integers(0, 100), min_size=8, max_size=8))
 def test_values_follow_the_numbers_whatever_the_order(order: list[int], values: list[int]) -> None:
     text = _json(*[(n, values[n - 1]) for n in order])
@@ -152,6 +153,7 @@ def test_values_follow_the_numbers_whatever_the_order(order: list[int], values: 
     assert parse_answer(text, 8, "json").tolist() == values == parse_answer(lines, 8, "lines").tolist()
 
 
+@settings(deadline=None)
 @given(st.text(alphabet=st.sampled_from(list('Frame completion:0123456789.%-\n {}[]",_')), max_size=200))
 def test_fuzz_never_crashes_and_never_leaves_the_range(text: str) -> None:
     for answer in ("json", "lines"):
@@ -164,6 +166,7 @@ def test_fuzz_never_crashes_and_never_leaves_the_range(text: str) -> None:
         assert all(any(np.float32(n) == v for n in numbers) for v in values), "a value that nobody wrote"
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_one_change_to_a_good_answer_gives_no_other_value_silently(data: st.DataObject) -> None:
     """Cut a good text anywhere: refused, or exactly the same values."""

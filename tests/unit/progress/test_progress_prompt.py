@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from valueguide.errors import ConfigError, DataError
@@ -31,6 +31,7 @@ def _place(prompt: Prompt, text: str) -> int:
     return next(i for i, part in enumerate(prompt.parts) if isinstance(part, str) and part == text)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**6), st.integers(0, 10**6), st.sampled_from(WORDINGS))
 def test_the_text_is_the_same_for_every_order(seed: int, other: int, wording: Wording) -> None:
     """Also for other positions in time and other pictures: text depends on task and number of frames."""
@@ -42,6 +43,7 @@ def test_the_text_is_the_same_for_every_order(seed: int, other: int, wording: Wo
     ]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**6), st.permutations(range(1, 6)))
 def test_pictures_are_the_only_difference(seed: int, order: list[int]) -> None:
     """Frames in another order in time, shown in the same order, make the very same prompt."""

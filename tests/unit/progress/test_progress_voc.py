@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import rankdata, spearmanr
 
@@ -39,6 +39,7 @@ def test_by_hand(values: list[float], expected: float | None) -> None:
     assert found is None if expected is None else found == pytest.approx(expected, abs=1e-12)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 8).map(float) | st.floats(0, 100), min_size=2, max_size=40))
 def test_equals_scipy(values: list[float]) -> None:
     array = np.array(values)
@@ -50,6 +51,7 @@ def test_equals_scipy(values: list[float]) -> None:
         assert found == pytest.approx(spearmanr(array, np.arange(len(array))).statistic, abs=1e-9)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 100), min_size=2, max_size=30))
 def test_reversing_time_changes_the_sign(values: list[int]) -> None:
     forward = value_order_correlation(np.array(values, float))
