@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -67,8 +68,13 @@ def _row(job: Job, estimator: Estimator) -> Row:
 
 def _in_threads(jobs: Iterator[Job], work: Callable[[Job], Row], workers: int) -> Iterator[Row]:
     """Results in the order in which they are finished. Jobs are taken only as threads become free."""
-    results: queue.Queue[Any] = queue.Queue()
+    results: queue.Queue[Any] = queue.Queue(maxsize=1)  # no thread runs ahead of what is on disk
     lock, stopped, end = threading.Lock(), threading.Event(), object()
+
+    def give(result: Any) -> None:
+        while not stopped.is_set():
+            with contextlib.suppress(queue.Full):
+                return results.put(result, timeout=0.1)
 
     def serve() -> None:
         try:
@@ -77,10 +83,10 @@ def _in_threads(jobs: Iterator[Job], work: Callable[[Job], Row], workers: int) -
                     job = next(jobs, None)
                 if job is None:
                     break
-                results.put(work(job))
-            results.put(end)
+                give(work(job))
+            give(end)
         except BaseException as error:  # given to the caller, whichever it is
-            results.put(error)
+            give(error)
 
     for _ in range(workers):
         threading.Thread(target=serve, daemon=True).start()

@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
+import threading
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from valueguide.data.layout import write_json
 from valueguide.progress.request import Reply, Request
 
 log = logging.getLogger("valueguide.progress")
@@ -48,6 +49,14 @@ class AnswerCache:
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
+        self._guard, self._locks = threading.Lock(), dict[str, threading.Lock]()
+
+    def alone(self, key: str) -> threading.Lock:
+        """Held from `get` to `put`, it keeps threads from asking the same at the same time (blank clips)."""
+        if self._folder is None:
+            return threading.Lock()
+        with self._guard:
+            return self._locks.setdefault(key, threading.Lock())
 
     def get(self, key: str) -> Reply | None:
         """The stored answer, marked as cached, or None."""
@@ -72,7 +81,10 @@ class AnswerCache:
         path = self._path(key)
         if path is not None:
             stored = {name: getattr(reply, name) for name in _FIELDS}
-            write_json(path, {"key": key, "sha256": _digest(stored), "reply": stored})
+            path.parent.mkdir(parents=True, exist_ok=True)
+            whole = path.with_name(f".{key}.{os.getpid()}.tmp")  # other processes may write the same key
+            whole.write_text(json.dumps({"key": key, "sha256": _digest(stored), "reply": stored}))
+            os.replace(whole, path)  # not flushed: what a power failure halves, its digest gives away
 
     def _path(self, key: str) -> Path | None:
         return None if self._folder is None else self._folder / key[:2] / f"{key}.json"

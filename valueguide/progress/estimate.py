@@ -169,10 +169,11 @@ class TokenProbability:
 def ask_cached(backend: ProgressBackend, cache: AnswerCache, request: Request) -> Reply:
     """The stored answer to exactly this request, or the backend's, stored. Failures are not stored."""
     key = request_key(request, backend.identity())
-    reply = cache.get(key)
-    if reply is None:
-        reply = backend.ask(request)
-        cache.put(key, reply)
+    with cache.alone(key):
+        reply = cache.get(key)
+        if reply is None:
+            reply = backend.ask(request)
+            cache.put(key, reply)
     return reply
 
 

@@ -86,7 +86,7 @@ def estimate_row(key: Key, task: str, estimate: Estimate, facts: Row) -> Row:
         "task": task,
         "status": estimate.status,
         "voc": estimate.voc,
-        "final": estimate.final,
+        "final": _numbers(estimate.values)[-1],
         "parse_rate": estimate.parse_rate,
         "frames": estimate.positions.tolist(),
         **facts,

@@ -6,6 +6,8 @@ import json
 import logging
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -114,12 +116,20 @@ def test_refused_answers_are_remembered_too(tmp_path: Path) -> None:
     assert len(backend.requests) == 2
 
 
+def test_threads_ask_the_same_question_once(tmp_path: Path) -> None:
+    backend = FakeProgressBackend(lambda n, r: time.sleep(0.05))
+    estimator = GvlEstimator(backend, AskSettings(shuffles=1), cache=AnswerCache(tmp_path))
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(estimator.estimate, [CLIP] * 8))
+    assert len(backend.requests) == 1 and all(f.status == "ok" for f in found)
+    assert [path.suffix for path in tmp_path.rglob("*") if path.is_file()] == [".json"]
+
+
 _KILLED = """
 import os, sys
 from pathlib import Path
 from valueguide.progress.cache import AnswerCache
 from valueguide.progress.request import Reply
-import valueguide.data.layout as layout
 cache = AnswerCache(Path(sys.argv[1]))
 cache.put("aa" * 32, Reply("first"))
 replace = os.replace

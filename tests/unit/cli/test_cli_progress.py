@@ -1,0 +1,163 @@
+"""`valueguide progress estimate` on a recorded dataset, against a server on a real socket."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from valueguide.cli.main import main
+from valueguide.data.schema import DatasetSpec
+from valueguide.data.writer import EpisodeWriter
+from valueguide.testing.fake_openai_server import FakeOpenAiServer
+from valueguide.types import Episode, Observation, Step
+
+LENGTHS = (5, 7, 6)
+TASKS = ("push it", "pull it", "push it")
+
+
+def _observation(level: int, task: str) -> Observation:
+    image = np.full((16, 24, 3), level, np.uint8)
+    return Observation({"front": image, "side": 100 - image}, np.zeros(1, np.float32), task)
+
+
+def _episode(length: int, task: str, success: bool) -> Episode:
+    """Brightness is the step times 10; the last one, after the last action, is the length times 10."""
+    steps = [
+        Step(
+            _observation(10 * i, task),
+            np.zeros(1, np.float32),
+            success=success and i == length - 1,
+            terminated=i == length - 1,
+        )
+        for i in range(length)
+    ]
+    return Episode(steps, _observation(10 * length, task), task)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("progress") / "data"
+    spec = DatasetSpec(fps=10, cameras={"front": (16, 24), "side": (16, 24)}, state=("x",), action=("dx",))
+    with EpisodeWriter(root, spec) as writer:
+        for i, (length, task) in enumerate(zip(LENGTHS, TASKS, strict=True)):
+            writer.save(_episode(length, task, success=i != 2))
+    return root
+
+
+def _main(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main(["progress", "estimate", *map(str, arguments)])
+    return int(stop.value.code or 0)
+
+
+def _options(server: FakeOpenAiServer, dataset: Path, tmp_path: Path) -> list[object]:
+    return [
+        "--dataset", dataset, "--backend", "openai", "--url", server.url, "--model", "m", "--frames", 4,
+        "--shuffles", 2, "--cache", tmp_path / "cache", "--out", tmp_path / "o.jsonl", "--tries", 1,
+        "--json", tmp_path / "o.json",
+    ]  # fmt: skip
+
+
+def _rows(tmp_path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
+
+
+def test_every_episode_gets_its_true_progress(dataset: Path, tmp_path: Path) -> None:
+    with FakeOpenAiServer() as server:
+        assert _main(*_options(server, dataset, tmp_path)) == 0
+    rows = _rows(tmp_path)
+    assert [(row["episode"], row["camera"], row["variant"]) for row in rows] == [
+        (i, "front", "real") for i in range(3)
+    ]
+    assert rows[0]["frames"] == [0, 2, 3, 5] and rows[0]["time_s"] == [0.0, 0.2, 0.3, 0.5]
+    assert rows[0]["progress"] == [None, 0.2, 0.3, 0.5]
+    assert [row["final"] for row in rows] == [0.5, 0.7, 0.6]
+    assert [row["success"] for row in rows] == [True, True, False] and [row["task"] for row in rows] == list(
+        TASKS
+    )
+    found = json.loads((tmp_path / "o.json").read_text())
+    real = found["variants"]["real"]
+    assert (real["mean_voc"], real["parse_rate"], real["clips"]) == (1.0, 1.0, 3)
+    assert found["tokens"]["input"] == 600 and found["settings"]["backend"]["schema"] == "ignored"
+
+
+def test_a_second_run_asks_only_what_is_new(dataset: Path, tmp_path: Path) -> None:
+    with FakeOpenAiServer() as server:
+        options = _options(server, dataset, tmp_path)
+        assert _main(*options, "--episodes", "0-1") == 0
+        asked = len(server.bodies)
+        assert _main(*options, "--episodes", "0-1") == 0
+        assert len(server.bodies) == asked + 1  # the test of the schema
+        assert _main(*options, "--camera", "front", "--camera", "side") == 0
+        assert len(server.bodies) == asked + 2 + 2 * 4
+        assert len(_rows(tmp_path)) == 6
+        (tmp_path / "o.jsonl").unlink()
+        asked = len(server.bodies)
+        assert _main(*options) == 0 and len(server.bodies) == asked + 1  # all from the cache
+        assert json.loads((tmp_path / "o.json").read_text())["tokens"]["cached"] == 6
+
+
+def test_a_server_that_fails_leaves_rows_and_status_2(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with FakeOpenAiServer(["", "500"]) as server:
+        options = [*_options(server, dataset, tmp_path), "--concurrency", 1]
+        assert _main(*options) == 2
+        assert "1 of 3 clips without an answer" in capsys.readouterr().err
+        assert [row["status"] for row in _rows(tmp_path)] == ["failed", "ok", "ok"]
+        assert _main(*options) == 0
+    assert [row["final"] for row in _rows(tmp_path)] == [0.5, 0.7, 0.6]
+
+
+def test_controls_and_examples(dataset: Path, tmp_path: Path) -> None:
+    with FakeOpenAiServer() as server:
+        options = [*_options(server, dataset, tmp_path), "--controls", "--episodes", "0,2"]
+        assert _main(*options, "--examples", dataset, "--example-episodes", "1") == 0
+    vocs = {row["variant"]: row["voc"] for row in _rows(tmp_path) if row["episode"] == 0}
+    assert vocs == {
+        "real": 1.0,
+        "first_frame": None,
+        "blank": None,
+        "wrong_instruction": 1.0,
+        "reversed": -1.0,
+    }
+    wrong = next(row for row in _rows(tmp_path) if row["variant"] == "wrong_instruction")
+    assert wrong["task"] == "pull it"
+    texts = [part["text"] for part in server.bodies[1]["messages"][0]["content"] if part["type"] == "text"]
+    shown = sorted(
+        int(t.split(": ")[1].rstrip(".")) for t in texts if t.startswith("Task completion percentage")
+    )
+    assert shown == [0, 14, 29, 43, 57, 71, 86, 100]
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--camera", "top"], "one of"),
+        (["--episodes", "9"], "--episodes"),
+        (["--episodes", "2-1"], "--episodes"),
+        (["--episodes", "a"], "0-9,12"),
+        (["--frames", "1"], "2 or more"),
+        (["--shuffles", "0"], "shuffles"),
+        (["--answer", "xml"], "json or lines"),
+        (["--fields", "[1]"], "JSON object"),
+        (["--key-env", "VG_ABSENT"], "VG_ABSENT"),
+        (["--url", "host"], "address"),
+        (["--schema", "on"], "honoured"),
+        (["--examples", "DATA", "--example-episodes", "1"], "others than"),
+        (["--examples", "DATA", "--example-episodes", "2", "--episodes", "0"], "a success"),
+        (["--example-video", "a.mp4"], "--example-task"),
+    ],
+)
+def test_wrong_options_are_said_in_one_line(
+    options: list[str], words: str, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [str(dataset) if option == "DATA" else option for option in options]
+    with FakeOpenAiServer() as server:
+        assert _main(*_options(server, dataset, tmp_path), *options) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error:") and words in error
