@@ -45,6 +45,7 @@ class TransformersBackend:
     ) -> None:
         import torch
         import transformers
+        from safetensors import SafetensorError
 
         if dtype != "auto" and not isinstance(getattr(torch, dtype, None), torch.dtype):
             raise ConfigError(mismatch("model", "dtype", "auto or a torch dtype", repr(dtype)))
@@ -53,7 +54,7 @@ class TransformersBackend:
             self._processor = transformers.AutoProcessor.from_pretrained(model, **named)
             loaded = transformers.AutoModelForImageTextToText.from_pretrained(model, dtype=dtype, **named)
             self._model = loaded.to(device).eval()
-        except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise CheckpointError(f"{model}: not loadable as a vision-language model: {first}") from error
         self._options = dict(processor_options or {})
