@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.ros, pytest.mark.slow, pytest.mark.whole_graph]
+pytestmark = [pytest.mark.ros, pytest.mark.slow, pytest.mark.whole_graph, pytest.mark.timeout(900)]
 
 STATE = {"policy": "wxai-state", "critic": "wxai-state"}
 NODES = ["robot", "policy", "executor", "safety_gate", "task", "progress", "teleop"]
 
 
 def _episodes(plan: list[dict[str, Any]], nodes: list[str], limit: float) -> list[dict[str, Any]]:
-    """Run each of `plan` ({task, seed, mode}) after a reset of the simulation."""
+    """Each of `plan` ({task, mode, seeds}) from one seed after the other, until it succeeds."""
     from ros_client import Client
     from valueguide_msgs.msg import Command, Decision, ExecutorState
     from valueguide_msgs.srv import ResetSim
@@ -24,7 +24,9 @@ def _episodes(plan: list[dict[str, Any]], nodes: list[str], limit: float) -> lis
         commands = client.listen("command", Command)
         decisions = client.listen("decision", Decision)
         states = client.listen("executor_state", ExecutorState)
-        for item in plan:
+        for item in ({**one, "seed": seed} for one in plan for seed in one["seeds"]):
+            if any(o["success"] and (o["task"], o["mode"]) == (item["task"], item["mode"]) for o in out):
+                continue
             reset = client.call("reset_sim", ResetSim, ResetSim.Request(task=item["task"], seed=item["seed"]))
             assert reset.success, reset.message
             del commands[:], decisions[:], states[:]
@@ -54,18 +56,18 @@ def _episodes(plan: list[dict[str, Any]], nodes: list[str], limit: float) -> lis
 
 
 def test_three_tasks_run_to_success_base_and_guided(launched, in_ros) -> None:
+    """In one process the base policy succeeds in 19 of 30 such episodes, the guided one in 29; real time is
+    never quite the same twice. So each may try eight times at most, and needs to succeed once."""
     launched("sim.launch.py", task="press_button", **STATE)
+    tasks = ("close_drawer", "press_button", "pick_can")
     plan = [
-        {"task": "close_drawer", "seed": 4000, "mode": "guided"},
-        {"task": "close_drawer", "seed": 4001, "mode": "base"},
-        {"task": "press_button", "seed": 4000, "mode": "guided"},
-        *({"task": "pick_can", "seed": seed, "mode": "guided"} for seed in (4001, 4004, 4005)),
+        {"task": task, "mode": mode, "seeds": list(range(4000, 4008))}
+        for task in tasks
+        for mode in ("guided", "base")
     ]
-    episodes = in_ros(_episodes, timeout=400, plan=plan, nodes=NODES, limit=60)
-    for episode in episodes[:3]:
-        assert episode["success"] and episode["reason"] == "success", episode
-    # In one process it succeeds in four of six; real time is never quite the same twice.
-    assert any(episode["success"] for episode in episodes[3:]), episodes[3:]
+    episodes = in_ros(_episodes, timeout=800, plan=plan, nodes=NODES, limit=60)
+    won = {(e["task"], e["mode"]) for e in episodes if e["success"] and e["reason"] == "success"}
+    assert won == {(one["task"], one["mode"]) for one in plan}, episodes
     for episode in episodes:
         assert episode["last_kind"] == 1 and episode["last_reason"] == "episode finished"
         chunks = [tuple(step) for step in episode["steps"]]

@@ -144,6 +144,7 @@ class Lab:
             self.send(step)
             self.client.spin(PERIOD)
             self.client.until(lambda: self.path and self.distance() < 0.04, "arm near its command")
+        self.client.spin(0.5)  # the last step may still be on its way
         self.client.until(lambda: self.distance() < REST_M, "arm at rest")
 
     def broken(self) -> list[str]:
