@@ -214,14 +214,16 @@ class Intake:
                 has_final=bool(first.part.has_final[first.place]),
             )
         except (ValueguideError, ValueError, LookupError, TypeError, pa.ArrowException) as error:
-            return self._skip(first, error)
+            self._skip(first, error)
+            return None
         held_out = not first.offline and (self.ledger.recorded_episodes + 1) % self.hold_out == 0
         try:
             self._store(segments, held_out)
         except DataError as error:
             if isinstance(error.__cause__, OSError):
                 raise
-            return self._skip(first, error)
+            self._skip(first, error)
+            return None
         steps = sum(segment.steps for segment in segments)
         entry = Taken(first.episode, first.source, steps, len(segments), first.offline, held_out)
         self.ledger.note(entry)

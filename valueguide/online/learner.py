@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -103,7 +103,7 @@ class CriticLearner:
         self._embed = embed
         self.seconds = 0.0
 
-    def learn(self, steps: int) -> Iterator[dict[str, float]]:
+    def learn(self, steps: int) -> Generator[dict[str, float]]:
         """Up to the trainer's step `steps`; yields each step's metrics. DataError for an empty replay."""
         self.trainer.check_alike()
         batches = TargetBatches(self.loader.batch, self.targets, self._observe)

@@ -68,8 +68,9 @@ def resume_learner(folder: Path, learner: CriticLearner) -> bool:
 
 
 def _remember(folder: Path, learner: CriticLearner, state: dict[str, Any]) -> None:
-    ids, chunks = np.zeros(0, np.int64), np.zeros((0, learner.targets.k, 0, 0), np.float32)
-    if state.get("policy") == learner.targets.proposer.version and (folder / PROPOSALS).exists():
+    targets = learner.targets
+    if state.get("policy") == targets.proposer.version and (folder / PROPOSALS).exists():
         tensors, _ = map_tensors(folder / PROPOSALS)
-        ids, chunks = tensors["ids"], np.array(tensors["chunks"])
-    learner.targets.remember(ids, chunks)
+        targets.remember(tensors["ids"], np.array(tensors["chunks"]))
+    else:
+        targets.remember(np.zeros(0, np.int64), np.zeros((0, targets.k, 0, 0), np.float32))

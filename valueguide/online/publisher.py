@@ -136,14 +136,16 @@ class Publisher:
     def promote(self, recorded_episodes: int) -> None:
         """Check the version in shadow again, on what is held out by now: it serves, or leaves the shadow.
 
-        The newest version, if it is another one, is checked next. Raises ValueguideError.
+        The newest version, if it is another one, is checked next. While nothing can be asked it waits for as
+        many episodes again. Raises ValueguideError.
         """
         number = self._waiting()
         assert number is not None
         report = self._review(number)
+        if report is None:
+            self._remember(Shadow(number, recorded_episodes))
+            return
         try:
-            if report is None:
-                raise CheckpointError(f"version {number}: not promoted: {self.problem}")
             promote_checked(self.versions, number, report, f"passed after {self.promote_after} episodes")
             self.problem = ""
             log.info("version %d serves", number)

@@ -170,7 +170,12 @@ class LearnerService:
                 self._save()
             self._tell("stopped")
         finally:
-            self.intake.close()
+            self._release()
+
+    def _release(self) -> None:
+        self._pause()
+        self.intake.close()
+        if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
@@ -180,7 +185,11 @@ class LearnerService:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        """Saves, unless an error ended the block: a step may be half done then."""
+        if kind is None:
+            self.close()
+        else:
+            self._release()
 
     # -- pieces of work --------------------------------------------------------------------------
 
@@ -207,8 +216,7 @@ class LearnerService:
             self._not_before[name] = self._clock() + _RETRY_S
             self._error = error
             return False
-        if done:
-            self._problems.pop(name, None)
+        self._problems.pop(name, None)
         return done
 
     def _take_in(self) -> bool:
@@ -273,11 +281,11 @@ class LearnerService:
             (step // every + 1) * every for every in (self.settings.save_every, self.settings.publish_every)
         ]
         until, enough = min(due, *stops), self._clock() + _PIECE_S
+        updates = self._updates = self._updates or self.learner.learn(sys.maxsize)
         try:
-            self._updates = self._updates or self.learner.learn(sys.maxsize)
-            self._metrics = next(self._updates)
+            self._metrics = next(updates)
             while self.learner.trainer.step < until and self._clock() < enough:
-                self._metrics = next(self._updates)
+                self._metrics = next(updates)
         except _Failure:
             # A step that failed may have left numbers that are none: back to what was saved.
             self._pause()
@@ -314,9 +322,11 @@ class LearnerService:
         before = self._status.get("doing")
         try:
             state, numbers = self.versions.state(), self.versions.numbers()
-            roles = {"serving": state.serving, "shadow": state.shadow, "newest": max(numbers, default=None)}
+            roles = (state.serving, state.shadow, max(numbers, default=None))
+            self._problems.pop("versions", None)
         except _Failure as error:
-            roles = {"serving": None, "shadow": None, "newest": None, "versions_problem": str(error)}
+            roles = (None, None, None)
+            self._problems["versions"] = f"versions: {error}"
         self._status = {
             "pid": os.getpid(),
             "written": time.time(),
@@ -329,7 +339,7 @@ class LearnerService:
             "saved_step": self._saved,
             "published_step": self._published,
             "metrics": {n: v for n, v in self._metrics.items() if math.isfinite(v)},
-            **roles,
+            **dict(zip(("serving", "shadow", "newest"), roles, strict=True)),
             "policy": targets.proposer.version,
             "policy_share": targets.policy_share,
             "hit_rate": targets.hit_rate,

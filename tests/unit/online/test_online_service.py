@@ -158,7 +158,7 @@ def test_what_is_known_of_the_policy_is_kept_and_that_of_another_policy_is_not(t
     with started(tmp_path) as service:
         service.finish()
         known = service.learner.targets.remembered()
-    assert len(known[0]) > 10
+    assert len(known[0]) > 5
     proposer = FakeProposer()
     with started(tmp_path, proposer) as service:
         for found, wanted in zip(service.learner.targets.remembered(), known, strict=True):
@@ -290,6 +290,21 @@ def test_a_death_while_saving_leaves_the_state_before(tmp_path, monkeypatch, nam
         patch.setattr(learner_state, name, die)
         with pytest.raises(KeyboardInterrupt):
             service.close()
+    with started(tmp_path) as again:
+        assert again.learner.trainer.step == 10
+
+
+def test_an_error_that_nobody_expected_is_raised_and_nothing_half_done_is_saved(tmp_path, monkeypatch):
+    record(tmp_path, range(6))
+    with pytest.raises(RuntimeError, match="bug"), started(tmp_path) as service:
+        while service.learner.trainer.step < 12:
+            service.work()
+
+        def update(batch, proposals):
+            raise RuntimeError("bug")
+
+        monkeypatch.setattr(service.learner.trainer, "update", update)
+        service.work()
     with started(tmp_path) as again:
         assert again.learner.trainer.step == 10
 

@@ -167,6 +167,17 @@ def test_a_shadow_of_which_nobody_knows_since_when_waits_from_now_on(made):
     assert learner.run()["serving"] == number
 
 
+def test_without_anything_to_ask_a_shadow_that_the_operator_chose_stays_one(made):
+    learner = made(promote_after=2, probe_episodes=100)
+    number = learner.publish()
+    assert learner.run()["shadow"] is None and "3 of 100" in learner.service.status()["check"]
+    learner.service.versions.set_shadow(number)
+    for numbers in ((), (20, 21), (22, 23)):
+        learner.record(*numbers)
+        status = learner.run()
+        assert (status["serving"], status["shadow"], status["problem"]) == (1, number, "")
+
+
 def test_what_died_before_its_check_is_checked_at_the_next_start(made):
     learner = made()
     number = learner.publish()
