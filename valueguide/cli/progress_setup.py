@@ -22,7 +22,7 @@ from valueguide.progress.frames import sample_positions, shrink, video_frames
 from valueguide.progress.http import Patience
 from valueguide.progress.openai import OpenAiBackend
 from valueguide.progress.prompt import Wording
-from valueguide.progress.request import Clip, Example, Int64, ProgressBackend, Sampling
+from valueguide.progress.request import Answer, Clip, Example, Int64, ProgressBackend, Sampling
 from valueguide.types import UInt8
 
 
@@ -32,7 +32,7 @@ def make_estimator(args: argparse.Namespace, dataset: EpisodeDataset) -> tuple[E
     if args.backend == "topreward":
         backend = _local(args)
         return TokenProbability(backend, cache), backend.concurrency
-    answer = args.answer or ("json" if args.backend == "openai" else "lines")
+    answer: Answer = args.answer or ("json" if args.backend == "openai" else "lines")
     settings = AskSettings(
         shuffles=args.shuffles,
         seed=args.seed,
