@@ -189,7 +189,7 @@ def _work_until_the_link_is_lost(nodes: list[str], pid: int, how: int) -> dict[s
         # The policy.
         at, since = np.array(lab.pose()), time.monotonic()
         running = client.send_task(instruction="pick up the can", time_limit_s=60.0)
-        client.until(lambda: len(lab.moves("policy", since)) >= 6, "moves of the policy", 60)
+        client.until(lambda: len(lab.moves("policy", since)) >= 12, "moves of the policy", 60)
         out["policy_way"] = float(np.abs(np.array(lab.pose()) - at).max())
         out["broken"] = lab.broken()
 
@@ -279,7 +279,7 @@ def test_the_arm_works_until_its_link_is_lost_and_again_after_a_reset_by_hand(
     assert found["broken"] == []
     assert found["path_m"] < PATH_M
     assert found["rest_m"] < REST_M
-    assert found["policy_way"] > 0.01, "the policy's commands did not move the arm"
+    assert found["policy_way"] > REST_M, "the policy's commands did not move the arm"
 
     assert found["last_move_s"] < LAST_MOVE_S
     assert found["stop_s"] < STOP_S
@@ -304,4 +304,4 @@ def test_the_arm_works_until_its_link_is_lost_and_again_after_a_reset_by_hand(
     assert back["reset"][0], back["reset"][1]
     assert back["moved_by_reset"] == 0
     assert back["way"] == pytest.approx(0.03, abs=REST_M)
-    assert back["state"] == 0
+    assert back["state"] != 2
