@@ -134,6 +134,23 @@ def test_controls_and_examples(dataset: Path, tmp_path: Path) -> None:
     assert shown == [0, 14, 29, 43, 57, 71, 86, 100]
 
 
+def test_a_local_model_end_to_end(dataset: Path, tmp_path: Path) -> None:
+    """Real classes with random weights: probabilities for every frame, no text that counts as an answer."""
+    from valueguide.testing.tiny_vlms import build_tiny_vlm
+
+    model = build_tiny_vlm("smolvlm", tmp_path / "model")
+    common = ["--dataset", dataset, "--model", model, "--frames", 4, "--episodes", 0, "--device", "cpu"]
+    kept = ["--cache", tmp_path / "cache", "--json", tmp_path / "o.json"]
+    assert _main(*common, *kept, "--backend", "topreward", "--out", tmp_path / "o.jsonl") == 0
+    (row,) = _rows(tmp_path)
+    assert row["status"] == "ok" and row["progress"][0] is None
+    assert np.allclose(np.exp(row["log_probability"][1:]), row["progress"][1:], atol=1e-4)
+    text = ["--shuffles", 1, "--reasks", 0, "--max-tokens", 8, "--out", tmp_path / "o2.jsonl"]
+    assert _main(*common, *kept, *text) == 0
+    real = json.loads((tmp_path / "o.json").read_text())["variants"]["real"]
+    assert (real["malformed"], real["parse_rate"], real["mean_voc"]) == (1, 0.0, None)
+
+
 @pytest.mark.parametrize(
     "options, words",
     [
