@@ -331,13 +331,12 @@ def episodes(plan: list[dict[str, Any]], time_limit_s: float, max_steps: int) ->
         sent: Any = client.send_goal_async(goal)
         probe.until(sent.done, "answer to the goal")
         result: Any = sent.result().get_result_async()
-        over = probe.until(
-            lambda began=began, result=result: (result.done() and "end")
-            or (states[-1][1].steps - began >= max_steps and "limit"),
-            "end of the episode",
-            300,
-        )
-        if over == "limit":
+
+        def over(began: int = began, result: Any = result) -> bool:
+            return result.done() or states[-1][1].steps - began >= max_steps
+
+        probe.until(over, "end of the episode", 300)
+        if not result.done():
             # What the last step did is seen a moment later; a success is then still one.
             probe.spin(_LAST_STEP_S)
             sent.result().cancel_goal_async()
