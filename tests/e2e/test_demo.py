@@ -12,6 +12,7 @@ import pytest
 from valueguide.cli.common import CHECKPOINTS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suite", ["wxai-state", "wxai"])
 def test_demo_ends_with_table_report_and_next_steps(suite: str, tmp_path: Path) -> None:
     done = subprocess.run(

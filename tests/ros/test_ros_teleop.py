@@ -286,6 +286,8 @@ def _watch_keyboard(seconds: float) -> dict[str, Any]:
             client.publisher("safety_state", SafetyState),
         )
         executor = client.publisher("executor_state", ExecutorState)
+        # Latched is only the newest: who listens late would never hear that it was off before.
+        client.until(lambda: states, "state of teleop", seconds)
 
         def step() -> bool:
             joints.publish(_joints())
