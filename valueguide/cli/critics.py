@@ -122,7 +122,7 @@ def _list(args: argparse.Namespace, versions: CriticVersions) -> dict[str, Any]:
 
 def _check(args: argparse.Namespace, versions: CriticVersions) -> dict[str, Any]:
     number = _number(args, versions)
-    report = _reviewed(args, versions, number, _probe(args, versions, number), _limits(args))
+    report = _reviewed(args, versions, number, _probe(args, versions, number), limits_of(args))
     print(_table(number, report))
     return {"number": number, **report.to_json()}
 
@@ -163,7 +163,7 @@ def _valid_report(args: argparse.Namespace, versions: CriticVersions, number: in
     """What `check` found, if it still holds for these limits and this probe; otherwise checked now."""
     from valueguide.online.checks import CheckReport, is_current
 
-    probe, limits, kept = _probe(args, versions, number), _limits(args), versions.report(number)
+    probe, limits, kept = _probe(args, versions, number), limits_of(args), versions.report(number)
     if kept is not None and args.held_out is None:
         report = CheckReport.from_json(kept)
         if is_current(report, versions, number) and (report.probe, report.limits) == (probe.digest, limits):
@@ -231,7 +231,8 @@ def _made(args: argparse.Namespace, versions: CriticVersions, number: int, sourc
     )
 
 
-def _limits(args: argparse.Namespace) -> CheckLimits:
+def limits_of(args: argparse.Namespace) -> CheckLimits:
+    """Of the checks: the defaults, and what --limit says. Raises ConfigError."""
     from dataclasses import asdict
 
     from valueguide.online.checks import CheckLimits

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from valueguide.cli.common import shipped
+from valueguide.cli.td_options import add_shares_argument, add_td_arguments, parse_shares
 from valueguide.errors import ConfigError, mismatch
 
 if TYPE_CHECKING:
@@ -71,20 +72,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep", type=int, default=10, help="so many of the newest versions stay")
     parser.add_argument("--max-gb", type=float, default=0.0, help="bound on the replay; 0: none")
     parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--proposals", type=int, default=2, help="policy chunks at each successor state")
-    parser.add_argument("--critic-rate", type=float, default=3e-4, help="learning rate")
+    add_td_arguments(parser)
     parser.add_argument("--gamma", type=float, default=None, help="default: that of the critic")
-    parser.add_argument(
-        "--backup", default="policy", choices=("policy", "best_of_n"), help="what the critic evaluates"
-    )
-    parser.add_argument(
-        "--takeover", default="failure", choices=("failure", "bootstrap"), help="what a takeover says"
-    )
-    parser.add_argument(
-        "--shares",
-        default="0.25,0.5,0.25",
-        help="of a batch: offline episodes, rollouts, corrections; three numbers with commas",
-    )
+    add_shares_argument(parser, "--shares")
     parser.add_argument("--half-life", type=float, default=0.0, help="in rollouts' segments; 0: all alike")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="of torch on the CPU; the policy has as many")
@@ -156,9 +146,9 @@ def _lines(status: dict[str, Any]) -> list[str]:
 
 
 def _settings(args: argparse.Namespace) -> ServiceSettings:
-    from valueguide.cli.critics import _limits
+    from valueguide.cli.critics import limits_of
     from valueguide.cli.device import usable_device
-    from valueguide.cli.train_online import _shares
+    from valueguide.online.learner import LearnerSettings
     from valueguide.online.service_settings import ServiceSettings
 
     if args.threads < 1:
@@ -178,18 +168,20 @@ def _settings(args: argparse.Namespace) -> ServiceSettings:
         promote_after=_promote_after(args.promote),
         probe_from=args.probe_from,
         probe_episodes=args.probe_episodes,
-        limits=_limits(args),
+        limits=limits_of(args),
         keep=args.keep,
         max_bytes=int(args.max_gb * 1e9),
         gamma=args.gamma,
         critic_rate=args.critic_rate,
         backup=args.backup,
-        batch_size=args.batch_size,
-        proposals=args.proposals,
-        shares=_shares("--shares", args.shares),
-        takeover=args.takeover,
-        half_life=args.half_life,
-        seed=args.seed,
+        learning=LearnerSettings(
+            batch_size=args.batch_size,
+            proposals=args.proposals,
+            ratios=parse_shares("--shares", args.shares),
+            takeover=args.takeover,
+            half_life=args.half_life,
+            seed=args.seed,
+        ),
         device=usable_device(args.device),
     )
 

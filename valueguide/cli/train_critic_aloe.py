@@ -25,8 +25,8 @@ from valueguide.data.layout import read_json, write_json
 from valueguide.data.reader import EpisodeDataset
 from valueguide.errors import ConfigError, DataError, mismatch
 from valueguide.online.learner import CriticLearner, LearnerSettings
+from valueguide.online.learner_state import PROPOSALS, keep_proposals, recall_proposals
 from valueguide.online.replay import ReplayWriter
-from valueguide.online.segment_file import map_tensors, write_tensors
 from valueguide.online.segments import Segment, dataset_segments
 from valueguide.policies.adapter import LeRobotPolicy
 from valueguide.policies.load import load_policy
@@ -34,8 +34,6 @@ from valueguide.types import Float32
 
 #: Written last: a replay without it was cut off and is made anew.
 _MADE_FROM = "made_from.json"
-#: The policy's chunks at the states that were asked about, see `PolicyTargets.remembered`.
-_PROPOSALS = "proposals.safetensors"
 
 
 @dataclass(frozen=True)
@@ -90,10 +88,8 @@ def aloe_run(
         fill_replay(folder, sources, sorted(cameras), run)
     learner = CriticLearner(folder, trainer, instructions, policy, settings)
     targets = learner.targets
-    known = folder / (_PROPOSALS if processes.leads else f"{processes.rank}-{_PROPOSALS}")
-    if known.exists():
-        tensors, _ = map_tensors(known)
-        targets.remember(tensors["ids"], tensors["chunks"])
+    known = folder / (PROPOSALS if processes.leads else f"{processes.rank}-{PROPOSALS}")
+    recall_proposals(known, targets)
 
     def updates() -> Generator[dict[str, float]]:
         yield from learner.learn(args.steps)
@@ -102,10 +98,8 @@ def aloe_run(
         return {name: getattr(targets, name) for name in ("policy_share", "hit_rate", "policy_s", "calls")}
 
     def save() -> None:
-        ids, chunks = targets.remembered()
         try:
-            if len(ids):
-                write_tensors(known, {"ids": ids, "chunks": chunks}, {})
+            keep_proposals(known, targets)
         except OSError as error:
             raise DataError(f"{known}: proposals not kept: {error}") from error
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from valueguide.cli.common import shipped
-from valueguide.errors import ConfigError, mismatch
+from valueguide.cli.td_options import add_shares_argument, add_td_arguments, parse_shares
+from valueguide.errors import ConfigError
 
 #: Seeds of the collections of two runs with different --seed do not overlap.
 _COLLECT_FROM, _COLLECT_APART = 100_000, 1_000
@@ -43,10 +44,7 @@ def add_online_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--critic-steps", type=int, default=1500, help="in an iteration")
     parser.add_argument("--policy-steps", type=int, default=1000, help="in an iteration")
     parser.add_argument("--learning-rate", type=float, default=3e-4, help="of the policy")
-    parser.add_argument("--proposals", type=int, default=2, help="policy chunks at each successor state")
-    parser.add_argument(
-        "--backup", default="policy", choices=("policy", "best_of_n"), help="what the critic evaluates"
-    )
+    add_td_arguments(parser)
     parser.add_argument(
         "--start",
         default="base",
@@ -61,16 +59,8 @@ def add_online_arguments(parser: argparse.ArgumentParser) -> None:
         "--corrections", default="at_least_one", choices=("advantage", "at_least_one", "one"),
         help="weight of the operator's steps",
     )  # fmt: skip
-    parser.add_argument("--critic-rate", type=float, default=3e-4, help="learning rate of the critic")
-    parser.add_argument(
-        "--takeover",
-        default="failure",
-        choices=("failure", "bootstrap"),
-        help="what a takeover says of the plan",
-    )
-    shares = "of a batch: offline episodes, rollouts, corrections; three numbers with commas"
-    parser.add_argument("--critic-shares", default="0.25,0.5,0.25", help=f"critic: shares {shares}")
-    parser.add_argument("--policy-shares", default="0.25,0.5,0.25", help=f"policy: shares {shares}")
+    add_shares_argument(parser, "--critic-shares", "the critic learns from, ")
+    add_shares_argument(parser, "--policy-shares", "the policy learns from, ")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True, help="an unfinished run in this folder is resumed")
@@ -118,26 +108,13 @@ def train_online(args: argparse.Namespace) -> dict[str, Any]:
         proposals=args.proposals,
         critic_rate=args.critic_rate,
         takeover=args.takeover,
-        critic_shares=_shares("--critic-shares", args.critic_shares),
-        policy_shares=_shares("--policy-shares", args.policy_shares),
+        critic_shares=parse_shares("--critic-shares", args.critic_shares),
+        policy_shares=parse_shares("--policy-shares", args.policy_shares),
         weights=WeightSettings(args.beta, args.epsilon, args.corrections),
     )
     collector = partial(make_collector, args.takeovers)
     run = OnlineRun(settings, args.out, resolve_suite, collector, args.workers, _say)
     return run.run()
-
-
-def _shares(option: str, text: str) -> dict[Any, float]:
-    """ "0.25,0.5,0.25" -> a share for each store. Raises ConfigError."""
-    from valueguide.online.segments import STORES
-
-    try:
-        numbers = [float(word) for word in text.split(",")]
-    except ValueError:
-        numbers = []
-    if len(numbers) != len(STORES):
-        raise ConfigError(mismatch(option, "value", f"numbers for {', '.join(STORES)}", repr(text)))
-    return dict(zip(STORES, numbers, strict=True))
 
 
 def make_collector(takeovers: int, suite: str, models: Any, arm: str) -> Any:

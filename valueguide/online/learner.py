@@ -13,13 +13,14 @@ import numpy as np
 import torch
 
 from valueguide.critics.checkpoint import save_critic
+from valueguide.critics.config import TrainConfig
 from valueguide.critics.trainer import CriticTrainer
 from valueguide.data.loader import ObservationKind
 from valueguide.errors import ConfigError, mismatch
 from valueguide.interfaces import BatchProposer
 from valueguide.online.learner_state import resume_learner, save_learner
 from valueguide.online.replay import ReplayReader
-from valueguide.online.replay_draw import DEFAULT_RATIOS
+from valueguide.online.replay_draw import DEFAULT_RATIOS, checked_ratios
 from valueguide.online.replay_loader import FeatureSource, Labelling, ReplayLoader
 from valueguide.online.segments import Store, TakeoverRule
 from valueguide.online.targets import PolicyTargets, TargetBatches
@@ -49,9 +50,23 @@ class LearnerSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "proposals", "capacity"):
-            if getattr(self, name) < 1:
-                raise ConfigError(mismatch("learner", name, "1 or more", getattr(self, name)))
+        for name, least in {"batch_size": 1, "proposals": 1, "capacity": 1, "half_life": 0}.items():
+            if not getattr(self, name) >= least:
+                raise ConfigError(mismatch("learner", name, f"{least} or more", getattr(self, name)))
+        checked_ratios(self.ratios)
+
+
+def online_training(gamma: float, critic_rate: float, backup: str, seed: int) -> TrainConfig:
+    """Of a critic that learns while it works: it starts warm, so the rate is reached after 200 steps."""
+    return TrainConfig(
+        "aloe",
+        gamma,
+        critic_rate=critic_rate,
+        backup=backup,
+        weight_decay=1e-2,
+        warmup_steps=200,
+        seed=seed,
+    )
 
 
 class CriticLearner:

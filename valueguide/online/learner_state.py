@@ -13,6 +13,7 @@ from valueguide.critics.folders import replacing, restore_interrupted
 from valueguide.critics.manifest import read_json
 from valueguide.errors import CheckpointError, mismatch
 from valueguide.online.segment_file import map_tensors, write_tensors
+from valueguide.online.targets import PolicyTargets
 
 if TYPE_CHECKING:
     from valueguide.online.learner import CriticLearner
@@ -28,11 +29,9 @@ def save_learner(folder: Path, learner: CriticLearner) -> None:
     Whenever the process dies, `folder` holds the last state that was saved, whole.
     """
     policy = learner.targets.proposer.version
-    ids, chunks = learner.targets.remembered()
     with replacing(folder) as draft:
         write_training(draft, learner.trainer)
-        if len(ids):
-            write_tensors(draft / PROPOSALS, {"ids": ids, "chunks": chunks}, {})
+        keep_proposals(draft / PROPOSALS, learner.targets)
         state = {
             "step": learner.trainer.step,
             "instructions": len(learner.trainer.embeddings),
@@ -67,10 +66,23 @@ def resume_learner(folder: Path, learner: CriticLearner) -> bool:
     return True
 
 
+def keep_proposals(path: Path, targets: PolicyTargets) -> None:
+    """What `targets` knows of the present policy, as a file; none where it knows nothing. Raises OSError."""
+    ids, chunks = targets.remembered()
+    if len(ids):
+        write_tensors(path, {"ids": ids, "chunks": chunks}, {})
+
+
+def recall_proposals(path: Path, targets: PolicyTargets) -> bool:
+    """Whether there was such a file. Raises DataError when it is damaged or of another P."""
+    if not path.exists():
+        return False
+    tensors, _ = map_tensors(path)
+    targets.remember(tensors["ids"], np.array(tensors["chunks"]))
+    return True
+
+
 def _remember(folder: Path, learner: CriticLearner, state: dict[str, Any]) -> None:
     targets = learner.targets
-    if state.get("policy") == targets.proposer.version and (folder / PROPOSALS).exists():
-        tensors, _ = map_tensors(folder / PROPOSALS)
-        targets.remember(tensors["ids"], np.array(tensors["chunks"]))
-    else:
+    if state.get("policy") != targets.proposer.version or not recall_proposals(folder / PROPOSALS, targets):
         targets.remember(np.zeros(0, np.int64), np.zeros((0, targets.k, 0, 0), np.float32))

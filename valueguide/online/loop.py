@@ -28,6 +28,7 @@ from valueguide.evaluation.resume import finished_rows
 from valueguide.evaluation.runner import Plan, SuiteMaker, run_plan
 from valueguide.evaluation.workers import run_jobs
 from valueguide.online.advantage import (
+    FeaturesOf,
     Judge,
     PolicyJudge,
     WeightSettings,
@@ -36,7 +37,7 @@ from valueguide.online.advantage import (
 )
 from valueguide.online.examples import PolicyExamples, policy_examples
 from valueguide.online.improve import ImproveSettings, PolicyImprover
-from valueguide.online.learner import CriticLearner, LearnerSettings
+from valueguide.online.learner import CriticLearner, LearnerSettings, online_training
 from valueguide.online.loop_settings import OnlineSettings
 from valueguide.online.mc_value import MonteCarloValue, ValueSettings
 from valueguide.online.replay import ReplayReader, ReplayWriter
@@ -197,7 +198,7 @@ class OnlineRun:
                 policy,
                 4,
                 self.settings.seed,
-                None if self._tower is None else self._tower.of_observations,
+                self._features_of,
             )
         else:
             judge = self._value(line, reader) if self.settings.method == "awr" else None
@@ -209,9 +210,7 @@ class OnlineRun:
     def _learn_critic(self, number: int, policy: LeRobotPolicy, line: dict[str, Any]) -> CriticLearner:
         settings, training = self.settings, self.folder / "critic.training"
         loaded = LoadedCritic(Path(settings.critic))
-        config = TrainConfig("aloe", settings.gamma, critic_rate=settings.critic_rate,
-                             backup=settings.backup, weight_decay=1e-2, warmup_steps=200,
-                             seed=settings.seed)  # fmt: skip
+        config = online_training(settings.gamma, settings.critic_rate, settings.backup, settings.seed)
         learner = CriticLearner(
             self.folder / "replay",
             trainer_from(loaded, config),
@@ -246,6 +245,10 @@ class OnlineRun:
     def _tower(self) -> FrozenTower | None:
         return frozen_tower(LoadedCritic(Path(self.settings.critic)), self.folder / "features")
 
+    @property
+    def _features_of(self) -> FeaturesOf | None:
+        return None if self._tower is None else self._tower.of_observations
+
     def _value(self, line: dict[str, Any], reader: ReplayReader) -> MonteCarloValue:
         loaded, settings = LoadedCritic(Path(self.settings.critic)), self.settings
         like: CriticTrainer = trainer_from(loaded, TrainConfig("iql", settings.gamma, seed=settings.seed))
@@ -253,7 +256,7 @@ class OnlineRun:
             like,
             loaded.instructions,
             ValueSettings(settings.critic_steps, seed=settings.seed),
-            None if self._tower is None else self._tower.of_observations,
+            self._features_of,
         )
         examples = policy_examples(reader.segments.values(), settings.execute, settings.gamma)
         for _, error in value.fit(examples):

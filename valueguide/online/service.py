@@ -310,7 +310,7 @@ class LearnerService:
             trainer_from(loaded, settings.training(gamma), settings.device),
             loaded.instructions,
             self._policy,
-            settings.learner(),
+            settings.learning,
             embed=embed,
             features=None if self._tower is None else self._tower.of_segment,
             journal=root / TRAINING / _JOURNAL,

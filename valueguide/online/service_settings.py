@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,10 @@ from valueguide.critics.config import TrainConfig
 from valueguide.data.layout import read_json, write_json
 from valueguide.errors import ConfigError, mismatch
 from valueguide.online.checks import CheckLimits
-from valueguide.online.learner import LearnerSettings
-from valueguide.online.replay_draw import DEFAULT_RATIOS, checked_ratios
-from valueguide.online.segments import Store, TakeoverRule
+from valueguide.online.learner import LearnerSettings, online_training
 
 #: A restart in the same folder must share these, and the critic that learning started from.
-FIXED = ("gamma", "critic_rate", "backup", "batch_size", "proposals", "shares", "takeover", "half_life",
-         "capacity", "seed", "hold_out")  # fmt: skip
+FIXED = ("gamma", "critic_rate", "backup", "hold_out")
 SETTINGS = "settings.json"
 
 
@@ -34,8 +30,7 @@ class ServiceSettings:
     probe_from: replay or dataset that was not trained on, from which the probe is made; "": from the first
         `probe_episodes` held-out episodes. limits: of the checks. keep: versions, see `CriticVersions`.
     max_bytes: bound on the replay, and a `hold_out`th of it on the held-out episodes; 0 for none.
-    gamma: None for that of the critic. shares, proposals, takeover, half_life, capacity: `LearnerSettings`.
-    critic_rate, backup: `TrainConfig`. device: of torch.
+    gamma: None for that of the critic. critic_rate, backup: `TrainConfig`. device: of torch.
     """
 
     out: str
@@ -58,18 +53,12 @@ class ServiceSettings:
     gamma: float | None = None
     critic_rate: float = 3e-4
     backup: str = "policy"
-    batch_size: int = 256
-    proposals: int = 2
-    shares: Mapping[Store, float] = field(default_factory=lambda: dict(DEFAULT_RATIOS))
-    takeover: TakeoverRule = "failure"
-    half_life: float = 0.0
-    capacity: int = 200_000
-    seed: int = 0
+    learning: LearnerSettings = field(default_factory=lambda: LearnerSettings(proposals=2))
     device: str = "cpu"
 
     def __post_init__(self) -> None:
         least = {"save_every": 1, "publish_every": 1, "hold_out": 2, "keep": 1, "probe_episodes": 1,
-                 "min_steps": 0, "max_steps": 0, "max_bytes": 0, "half_life": 0}  # fmt: skip
+                 "min_steps": 0, "max_steps": 0, "max_bytes": 0}  # fmt: skip
         for name, value in least.items():
             if not getattr(self, name) >= value:
                 raise ConfigError(mismatch("learner", name, f"{value} or more", getattr(self, name)))
@@ -79,35 +68,15 @@ class ServiceSettings:
             raise ConfigError(mismatch("learner", "promote_after", "1 or more", self.promote_after))
         if not self.datasets and not self.offline:
             raise ConfigError(mismatch("learner", "datasets", "1 or more", "none"))
-        checked_ratios(self.shares)
 
     @property
     def root(self) -> Path:
         return Path(self.out).resolve()
 
-    def learner(self) -> LearnerSettings:
-        """What `CriticLearner` takes of this."""
-        return LearnerSettings(
-            batch_size=self.batch_size,
-            proposals=self.proposals,
-            ratios=self.shares,
-            takeover=self.takeover,
-            half_life=self.half_life,
-            capacity=self.capacity,
-            seed=self.seed,
-        )
-
     def training(self, gamma: float) -> TrainConfig:
         """gamma: of the starting critic, where these settings have none."""
-        return TrainConfig(
-            "aloe",
-            gamma if self.gamma is None else self.gamma,
-            critic_rate=self.critic_rate,
-            backup=self.backup,
-            weight_decay=1e-2,
-            warmup_steps=200,
-            seed=self.seed,
-        )
+        own = gamma if self.gamma is None else self.gamma
+        return online_training(own, self.critic_rate, self.backup, self.learning.seed)
 
     def steps_due(self, recorded: int) -> int:
         """Gradient steps in all, once `recorded` control steps are in the replay."""
@@ -123,6 +92,7 @@ def check_same_run(settings: ServiceSettings, critic: str) -> None:
     critic: version that learning started from.
     """
     wanted: dict[str, Any] = {"critic": critic} | {name: getattr(settings, name) for name in FIXED}
+    wanted |= asdict(settings.learning)
     wanted = json.loads(json.dumps(wanted))
     path = settings.root / SETTINGS
     if not path.exists():

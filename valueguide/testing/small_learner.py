@@ -5,6 +5,7 @@ One number on a line moves to 0 in steps of 0.1; how far it has to go is all tha
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from valueguide.critics.config import CriticSpec, NetworkConfig, TrainConfig
 from valueguide.critics.normalizer import Normalizer
 from valueguide.critics.trainer import CriticTrainer, Normalizers
 from valueguide.data.schema import DatasetSpec
+from valueguide.online.learner import LearnerSettings
 from valueguide.online.service_settings import ServiceSettings
 from valueguide.types import Episode, Float32, Observation, Step
 
@@ -80,6 +82,8 @@ def small_settings(root: Path, **changes: Any) -> ServiceSettings:
     wanted: dict[str, Any] = {
         "out": str(root / "learner"), "policy": "", "critic": str(root / "critic"),
         "datasets": (str(root / "day1"),), "updates_per_step": 0.5, "min_steps": 20, "save_every": 10,
-        "publish_every": 20, "hold_out": 3, "batch_size": 16, "probe_episodes": 2,
+        "publish_every": 20, "hold_out": 3, "probe_episodes": 2,
     }  # fmt: skip
-    return ServiceSettings(**(wanted | changes))
+    names = {field.name for field in fields(LearnerSettings)} & changes.keys()
+    learning = {"batch_size": 16, "proposals": 2} | {name: changes.pop(name) for name in names}
+    return ServiceSettings(**(wanted | changes), learning=LearnerSettings(**learning))

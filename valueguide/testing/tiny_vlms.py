@@ -123,6 +123,11 @@ _QWEN = dict(
 )
 
 
+_QWEN_SIGHT = dict(
+    depth=1, hidden_size=32, intermediate_size=64, num_heads=2, patch_size=14, out_hidden_size=32
+)
+
+
 def _qwen(tokenizer: Any, vision: dict[str, Any], rope: dict[str, Any]) -> dict[str, Any]:
     ids = {f"{name}_id": tokenizer.convert_tokens_to_ids(token) for name, token in _QWEN.items()}
     return dict(text_config=_text(tokenizer, rope_parameters=rope), vision_config=vision, **ids)
@@ -141,16 +146,7 @@ def _qwen_processor(processor: Any, tokenizer: Any, patch: int) -> Any:
 
 def _qwen2_5_vl() -> tuple[Any, Any]:
     tokenizer = _tokenizer(_QWEN)
-    vision = dict(
-        depth=1,
-        hidden_size=32,
-        intermediate_size=64,
-        num_heads=2,
-        patch_size=14,
-        out_hidden_size=32,
-        window_size=56,
-        fullatt_block_indexes=[0],
-    )
+    vision = _QWEN_SIGHT | dict(window_size=56, fullatt_block_indexes=[0])
     rope = {"rope_type": "default", "type": "mrope", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
     config = tf.Qwen2_5_VLConfig(**_qwen(tokenizer, vision, rope))
     return (
@@ -161,16 +157,7 @@ def _qwen2_5_vl() -> tuple[Any, Any]:
 
 def _qwen3_vl() -> tuple[Any, Any]:
     tokenizer = _tokenizer(_QWEN)
-    vision = dict(
-        depth=1,
-        hidden_size=32,
-        intermediate_size=64,
-        num_heads=2,
-        patch_size=14,
-        out_hidden_size=32,
-        num_position_embeddings=64,
-        deepstack_visual_indexes=[0],
-    )
+    vision = _QWEN_SIGHT | dict(num_position_embeddings=64, deepstack_visual_indexes=[0])
     rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
     config = tf.Qwen3VLConfig(**_qwen(tokenizer, vision, rope))
     return tf.Qwen3VLForConditionalGeneration(config), _qwen_processor(tf.Qwen3VLProcessor, tokenizer, 14)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from valueguide.cli.train_online import _shares
+from valueguide.cli.td_options import parse_shares
 from valueguide.errors import ConfigError
 from valueguide.online.loop_settings import OnlineSettings
 
@@ -40,10 +40,14 @@ def test_seeds_right_beside_those_collected_from_are_fine():
 
 
 def test_shares_are_given_in_the_order_of_the_stores():
-    assert _shares("--critic-shares", "0.5,0.3,0.2") == {"offline": 0.5, "rollout": 0.3, "correction": 0.2}
+    assert parse_shares("--critic-shares", "0.5,0.3,0.2") == {
+        "offline": 0.5,
+        "rollout": 0.3,
+        "correction": 0.2,
+    }
 
 
 @pytest.mark.parametrize("text", ["0.5,0.5", "a,b,c", "", "0.2,0.2,0.2,0.4"])
 def test_shares_of_another_form_are_one_line(text):
     with pytest.raises(ConfigError, match="--critic-shares"):
-        _shares("--critic-shares", text)
+        parse_shares("--critic-shares", text)
