@@ -17,10 +17,9 @@ import torch
 from valueguide.bench.measure import peak_memory_mb, reset_peak_memory
 from valueguide.bench.noise_replay import ReplaySize, noise_replay
 from valueguide.critics.checkpoint import LoadedCritic
-from valueguide.critics.config import TrainConfig
 from valueguide.critics.proposals import Proposals
 from valueguide.critics.warm_start import trainer_from
-from valueguide.online.learner import CriticLearner, LearnerSettings
+from valueguide.online.learner import CriticLearner, LearnerSettings, online_training
 from valueguide.policies.adapter import LeRobotPolicy
 
 #: Parts of a run: the very first updates, for which nothing of the policy is known; the first fifth, in which
@@ -176,7 +175,7 @@ class LearnerBench:
     def _learner(self) -> CriticLearner:
         settings = self.settings
         gamma = float(self.critic.manifest.get("gamma", 0.98))
-        config = TrainConfig("aloe", gamma, weight_decay=1e-2, warmup_steps=200, seed=settings.seed)
+        config = online_training(gamma, 3e-4, "policy", settings.seed)
         return CriticLearner(
             self.folder / "replay",
             trainer_from(self.critic, config, self.device),

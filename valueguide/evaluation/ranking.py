@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from valueguide.evaluation.statistics import bootstrap_mean
+from valueguide.progress.voc import average_ranks
 
 Array = NDArray[np.float64]
 Chances = NDArray[np.float64]
@@ -21,7 +22,7 @@ _DRAWS = 2000
 
 def spearman(a: Array, b: Array) -> float:
     """Rank correlation of two equally long series, ties at their mean rank; NaN when one is constant."""
-    ranks = [_ranks(np.ravel(series)) for series in (a, b)]
+    ranks = [average_ranks(np.ravel(series)) for series in (a, b)]
     x, y = (rank - rank.mean() for rank in ranks)
     scale = float(np.sqrt((x @ x) * (y @ y)))
     return float(x @ y) / scale if scale > 0 else float("nan")
@@ -57,11 +58,6 @@ def _kendall_of(q: Array, truth: Array) -> Resampled:
 
 
 _MEASURES = {"spearman": _spearman_of, "kendall": _kendall_of}
-
-
-def _ranks(values: Array) -> Array:
-    _, where, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[where]
 
 
 def rank_correlation(

@@ -77,6 +77,15 @@ def test_a_stuck_server_costs_the_timeout_and_no_more(fault: str) -> None:
     assert _good(found) and len(server.bodies) == 2
 
 
+@pytest.mark.parametrize("fault", ["hang", "drip"])
+def test_a_server_that_stays_stuck_is_told_from_one_that_talks_nonsense(fault: str) -> None:
+    """What dripped in until the deadline is not read as an answer that ended."""
+    with FakeOpenAiServer([fault] * 2, hang_s=20.0) as server:
+        found = _estimate(server, patience=Patience(0.5, 2, 0.01, 0.1))
+    assert found.status == "failed"
+    assert "the last: no answer within 0.5 s" in found.shuffles[0].reasons[0]
+
+
 @pytest.mark.parametrize("fault", ["429", "500", "cut", "truncated", "garbage", "error-200"])
 def test_a_lasting_fault_is_a_failure_without_values(fault: str) -> None:
     with FakeOpenAiServer([fault] * 4) as server:
