@@ -23,6 +23,10 @@ class CheckpointError(ValueguideError):
     """A checkpoint is missing, truncated, or made for another robot, policy or action space."""
 
 
+class LinkError(ValueguideError):
+    """A server did not answer in time, went away, or refused what it was asked."""
+
+
 class EnvironmentSetupError(ValueguideError):
     """A library, driver or device that the command needs is not usable on this machine."""
 

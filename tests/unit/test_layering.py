@@ -30,6 +30,7 @@ for module in pkgutil.walk_packages(getattr(package, "__path__", []), package.__
         "valueguide.data",
         "valueguide.progress",
         "valueguide.evaluation",
+        "valueguide.transport",
     ],
 )
 def test_imports_without_models_ros_or_simulator(package: str) -> None:

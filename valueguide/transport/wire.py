@@ -1,0 +1,260 @@
+"""The wire format: a message as ZeroMQ frames, a versioned msgpack header and then raw arrays.
+
+docs/wire.md is its public description, tests/wire/vectors its examples. Nothing is allocated before its
+size was checked against `Limits`; whatever arrives, `decode` returns a message or raises DataError.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgpack
+import numpy as np
+from numpy.typing import NDArray
+
+from valueguide.errors import DataError, mismatch
+from valueguide.transport.pictures import PICTURES, decode_picture, encode_picture
+
+MAGIC = b"VGW"
+VERSION = 1
+#: Array types on the wire, all little-endian.
+DTYPES: dict[str, np.dtype[Any]] = {
+    "u1": np.dtype("u1"),
+    "i8": np.dtype("<i8"),
+    "f4": np.dtype("<f4"),
+    "f8": np.dtype("<f8"),
+}
+_NAMES = {(dtype.kind, dtype.itemsize): name for name, dtype in DTYPES.items()}
+_PRELUDE = struct.Struct(">3sB")
+_WHERE = "message"
+_MAX_DIMENSIONS = 4
+_MAX_NAME, _MAX_DEPTH, _MAX_ITEMS = 128, 8, 256
+#: Frames below this are copied: small ones lie unaligned inside ZeroMQ's own message.
+_COPY_BELOW = 4096
+
+Frame = bytes | memoryview
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one message may hold. header, total: bytes. frames: arrays. elements: numbers of one array."""
+
+    header: int = 1 << 16
+    frames: int = 64
+    elements: int = 1 << 25
+    total: int = 1 << 27
+
+
+LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message, either way.
+
+    kind: what it is, and so what `body` and `arrays` hold. session: given by the server, 0 before.
+    seq: counts up, in each direction of a session. answers: the `seq` that this replies to, or 0.
+    sent_ns: the sender's monotonic clock when it was sent. received_ns: of a reply, the same clock when the
+    request came. deadline_ns: the sender's clock beyond which nobody waits for an answer; 0: none.
+    offset_ns: the receiver's clock minus the sender's as the sender estimates it, or None.
+    body: JSON-like values. arrays: name -> uint8, int64, float32 or float64, up to 4 dimensions.
+    """
+
+    kind: str
+    session: int = 0
+    seq: int = 0
+    answers: int = 0
+    sent_ns: int = 0
+    received_ns: int = 0
+    deadline_ns: int = 0
+    offset_ns: int | None = None
+    body: Mapping[str, Any] = field(default_factory=dict)
+    arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+
+_NUMBERS = ("session", "seq", "answers", "sent_ns", "received_ns", "deadline_ns")
+
+
+def encode(message: Message, pictures: str = "raw", limits: Limits = LIMITS) -> list[Frame]:
+    """Frames to send. Arrays sent raw are not copied: leave them unchanged until they are sent.
+
+    pictures: "raw", "jpeg" or "png", for arrays that are uint8 (height, width, 3).
+    Raises DataError for what `decode` would refuse.
+    """
+    if pictures not in PICTURES:
+        raise DataError(mismatch(_WHERE, "picture encoding", f"one of {', '.join(PICTURES)}", repr(pictures)))
+    table, frames = [], []
+    for name, array in message.arrays.items():
+        entry, frame = _pack_array(name, np.asarray(array), pictures)
+        table.append(entry)
+        frames.append(frame)
+    header: dict[str, Any] = {"kind": message.kind}
+    header |= {key: getattr(message, key) for key in _NUMBERS}
+    header |= {"offset_ns": message.offset_ns, "body": dict(message.body), "arrays": table}
+    try:
+        packed = _PRELUDE.pack(MAGIC, VERSION) + msgpack.packb(header)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"{_WHERE}: body: cannot be packed: {error}") from None
+    _check_sizes([packed, *frames], limits)
+    _checked_header(packed, limits)
+    return [packed, *frames]
+
+
+def decode(frames: Sequence[Frame], limits: Limits = LIMITS) -> Message:
+    """The message in these frames. Large raw arrays share memory with them and are read-only.
+
+    Unknown fields are ignored. Raises DataError for anything that is no message of this version.
+    """
+    if not frames:
+        raise DataError(mismatch(_WHERE, "frames", "a header", "none"))
+    _check_sizes(frames, limits)
+    header, table = _checked_header(bytes(frames[0]), limits)
+    if len(table) != len(frames) - 1:
+        raise DataError(mismatch(_WHERE, "array frames", len(table), len(frames) - 1))
+    arrays: dict[str, NDArray[Any]] = {}
+    for (name, dtype, shape, encoding), frame in zip(table, frames[1:], strict=True):
+        if name in arrays:
+            raise DataError(mismatch(_WHERE, "array names", "each once", f"{name!r} twice"))
+        arrays[name] = _unpack_array(name, dtype, shape, encoding, frame)
+    return Message(
+        kind=header["kind"],
+        offset_ns=header["offset_ns"],
+        body=header["body"],
+        arrays=arrays,
+        **{key: header[key] for key in _NUMBERS},
+    )
+
+
+def _check_sizes(frames: Sequence[Frame], limits: Limits) -> None:
+    if len(frames) - 1 > limits.frames:
+        raise DataError(mismatch(_WHERE, "array frames", f"at most {limits.frames}", len(frames) - 1))
+    if len(frames[0]) > limits.header:
+        raise DataError(mismatch(_WHERE, "header", f"at most {limits.header} bytes", len(frames[0])))
+    total = sum(len(frame) for frame in frames)
+    if total > limits.total:
+        raise DataError(mismatch(_WHERE, "size", f"at most {limits.total} bytes", total))
+
+
+_Entry = tuple[str, np.dtype[Any], tuple[int, ...], str]
+
+
+def _checked_header(packed: bytes, limits: Limits) -> tuple[dict[str, Any], list[_Entry]]:
+    """The header with every known field of the right type, and its table of arrays."""
+    if len(packed) < _PRELUDE.size or packed[:3] != MAGIC:
+        raise DataError(mismatch(_WHERE, "first bytes", MAGIC, bytes(packed[:3])))
+    if packed[3] != VERSION:
+        hint = "Install the same version of valueguide on both sides"
+        raise DataError(mismatch(_WHERE, "wire version", VERSION, packed[3], hint))
+    header = _unpack_header(packed[_PRELUDE.size :])
+    kind = header.get("kind")
+    if not isinstance(kind, str) or not 0 < len(kind) <= _MAX_NAME:
+        raise DataError(mismatch(_WHERE, "kind", "a short word", type(kind).__name__))
+    for key in _NUMBERS:
+        header[key] = _whole(key, header.get(key, 0), 0)
+    offset = header.get("offset_ns")
+    header["offset_ns"] = None if offset is None else _whole("offset_ns", offset, -(1 << 63))
+    body = header.setdefault("body", {})
+    if not isinstance(body, dict):
+        raise DataError(mismatch(_WHERE, "body", "a map", type(body).__name__))
+    _check_body(body, 1)
+    table = header.get("arrays", [])
+    if not isinstance(table, list) or len(table) > limits.frames:
+        raise DataError(
+            mismatch(_WHERE, "arrays", f"a list of at most {limits.frames}", type(table).__name__)
+        )
+    return header, [_checked_entry(entry, limits) for entry in table]
+
+
+def _unpack_header(packed: bytes) -> dict[str, Any]:
+    try:
+        header = msgpack.unpackb(
+            packed,
+            raw=False,
+            strict_map_key=True,
+            max_str_len=len(packed),
+            max_bin_len=0,
+            max_array_len=_MAX_ITEMS,
+            max_map_len=_MAX_ITEMS,
+            max_ext_len=0,
+        )
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        reason = " ".join(str(error).split())[:100] or type(error).__name__
+        raise DataError(f"{_WHERE}: header: expected msgpack, found {reason}") from None
+    if not isinstance(header, dict):
+        raise DataError(mismatch(_WHERE, "header", "a map", type(header).__name__))
+    return header
+
+
+def _whole(key: str, value: Any, low: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value < 1 << 63:
+        raise DataError(mismatch(_WHERE, key, f"a whole number from {low} below 2^63", repr(value)[:40]))
+    return value
+
+
+def _check_body(value: Any, depth: int) -> None:
+    """Only JSON-like values with text as keys, not deeply nested: what every receiver can walk."""
+    if depth > _MAX_DEPTH:
+        raise DataError(mismatch(_WHERE, "body", f"at most {_MAX_DEPTH} levels", "more"))
+    if isinstance(value, dict):
+        if not all(isinstance(key, str) for key in value):
+            raise DataError(mismatch(_WHERE, "body", "text as keys", "other keys"))
+        for item in value.values():
+            _check_body(item, depth + 1)
+    elif isinstance(value, list):
+        for item in value:
+            _check_body(item, depth + 1)
+    elif not isinstance(value, bool | int | float | str | None):
+        raise DataError(mismatch(_WHERE, "body", "JSON-like values", type(value).__name__))
+
+
+def _checked_entry(entry: Any, limits: Limits) -> _Entry:
+    if not isinstance(entry, dict):
+        raise DataError(mismatch(_WHERE, "arrays", "maps", type(entry).__name__))
+    name, dtype, shape = entry.get("name"), entry.get("dtype"), entry.get("shape")
+    encoding = entry.get("encoding", "raw")
+    if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME:
+        raise DataError(mismatch(_WHERE, "array name", f"1 to {_MAX_NAME} characters", repr(name)[:40]))
+    where = f"{_WHERE}: array {name!r}"
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise DataError(mismatch(where, "dtype", f"one of {', '.join(DTYPES)}", repr(dtype)[:40]))
+    if not isinstance(encoding, str) or encoding not in PICTURES:
+        raise DataError(mismatch(where, "encoding", f"one of {', '.join(PICTURES)}", repr(encoding)[:40]))
+    if not isinstance(shape, list) or len(shape) > _MAX_DIMENSIONS:
+        raise DataError(mismatch(where, "shape", f"at most {_MAX_DIMENSIONS} sizes", repr(shape)[:40]))
+    for size in shape:
+        if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= limits.elements:
+            raise DataError(mismatch(where, "shape", f"sizes up to {limits.elements}", repr(size)[:40]))
+    if math.prod(shape) > limits.elements:
+        raise DataError(mismatch(where, "elements", f"at most {limits.elements}", shape))
+    if encoding != "raw" and (dtype != "u1" or len(shape) != 3 or shape[2] != 3):
+        raise DataError(mismatch(where, f"{encoding} of", "u1 (height, width, 3)", f"{dtype} {shape}"))
+    return name, DTYPES[dtype], tuple(shape), encoding
+
+
+def _pack_array(name: str, array: NDArray[Any], pictures: str) -> tuple[dict[str, Any], Frame]:
+    dtype = _NAMES.get((array.dtype.kind, array.dtype.itemsize))
+    if dtype is None:
+        raise DataError(mismatch(f"array {name!r}", "dtype", f"one of {', '.join(DTYPES)}", array.dtype))
+    is_picture = dtype == "u1" and array.ndim == 3 and array.shape[2] == 3 and array.size
+    encoding = pictures if is_picture else "raw"
+    entry = {"name": name, "dtype": dtype, "shape": list(array.shape), "encoding": encoding}
+    if encoding != "raw":
+        return entry, encode_picture(array, encoding)
+    plain = np.ascontiguousarray(array, DTYPES[dtype])
+    return entry, plain.reshape(-1).view(np.uint8).data if plain.size else b""
+
+
+def _unpack_array(
+    name: str, dtype: np.dtype[Any], shape: tuple[int, ...], encoding: str, frame: Frame
+) -> NDArray[Any]:
+    if encoding != "raw":
+        return decode_picture(bytes(frame), encoding, (shape[0], shape[1]), f"{_WHERE}: array {name!r}")
+    wanted = math.prod(shape) * dtype.itemsize
+    if len(frame) != wanted:
+        raise DataError(mismatch(f"{_WHERE}: array {name!r}", "bytes", wanted, len(frame)))
+    content = bytes(frame) if len(frame) < _COPY_BELOW else frame
+    return np.frombuffer(content, dtype).reshape(shape)
