@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from valueguide.data.plans import CHUNK_ID, plan_column, plan_starts, planned_chunks
 from valueguide.data.prefetch import Prefetcher
 from valueguide.data.reader import EpisodeDataset
+from valueguide.data.shaping import shape_rewards
 from valueguide.data.transitions import ChunkTransitions, episode_labels
 from valueguide.errors import ConfigError, DataError, mismatch
 from valueguide.types import ChunkBatch, Float32, UInt8
@@ -39,6 +40,8 @@ class ChunkLoader:
         (demonstrations, a human's steps) start transitions as usual.
     whole_plans: a chunk that a terminal state cut short is given as it was planned, where that is known
         (see ChunkTransitions.actions); what an objective needs that asks for the value of whole chunks.
+    potential: float32 (N + episodes,), makes rewards dense, see `shape_rewards`.
+    unshaped: how many steps of the dataset kept their reward for want of a potential; 0 without `potential`.
     starts: int64, the frames where transitions may start; those that would need a final observation
         which was never recorded (the last frame of a truncated episode of a plain LeRobotDataset) are out.
     """
@@ -61,6 +64,7 @@ class ChunkLoader:
         only_replans: bool = False,
         whole_plans: bool = False,
         privileged: bool = False,
+        potential: Float32 | None = None,
     ) -> None:
         if batch_size < 1:
             raise ConfigError(mismatch("chunk loader", "batch size", "1 or more", batch_size))
@@ -83,6 +87,10 @@ class ChunkLoader:
             gamma,
             success_steps,
         )
+        self.unshaped = 0
+        if potential is not None:
+            shaped = shape_rewards(labels, dataset.episode_start, dataset.episode_end, potential, gamma)
+            labels, self.unshaped = shaped.labels, shaped.unshaped
         self.transitions = ChunkTransitions.build(
             labels,
             dataset.episode_start,
