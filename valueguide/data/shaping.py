@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from valueguide.data.transitions import Int64, Labels
 from valueguide.errors import DataError, mismatch
@@ -62,7 +63,9 @@ def shape_rewards(
     return Shaped(shaped, int((~known).sum()))
 
 
-def _returns(reward: Float32, labels: Labels, start: int, end: int, gamma: float, final: float) -> Float32:
+def _returns(
+    reward: NDArray[np.float64], labels: Labels, start: int, end: int, gamma: float, final: float
+) -> NDArray[np.float64]:
     """G_t = r_t + gamma * mask_t * G_{t+1} with the tail that the labels' own return has."""
     mask = labels.mask[start:end].astype(np.float64)
     following = 0.0

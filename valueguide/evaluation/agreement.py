@@ -127,9 +127,10 @@ def _starc(episodes: list[Curves], a: str, b: str, gamma: float) -> tuple[Measur
         return _undefined, len(parts)
     gaps = np.concatenate([np.diff(one.positions[known]) for one, _, _, known in parts])
     moves = Transitions(features[before], features[before + 1], gamma**gaps)
-    rewards = [np.concatenate([part[column][1:] for part in parts]) for column in (1, 2)]
+    first = np.concatenate([x[1:] for _, x, _, _ in parts])
+    second = np.concatenate([y[1:] for _, _, y, _ in parts])
     owner = np.repeat(np.arange(len(parts)), sizes)
-    return starc_measure(rewards[0], rewards[1], moves, owner), len(parts)
+    return starc_measure(first, second, moves, owner), len(parts)
 
 
 def _undefined(counts: Array) -> float:

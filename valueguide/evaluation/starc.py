@@ -78,7 +78,8 @@ def starc_measure(
         if not np.any(counts[: len(moments)]):
             return float("nan")
         explained = mixed.T @ np.linalg.pinv(total[:size, :size], rcond=_ZERO, hermitian=True) @ mixed
-        return _distance(inner - explained, np.diag(total)[-2:])
+        canonical = np.asarray(inner - explained, np.float64)
+        return _distance(canonical, np.diag(total)[-2:])
 
     return measure
 

@@ -13,7 +13,7 @@ import transformers as tf
 
 from valueguide.policies.clip_assets import train_bpe
 
-FAMILIES = ("smolvlm", "qwen2_5_vl", "qwen3_vl", "llava", "paligemma", "gemma3")
+FAMILIES = ("smolvlm", "qwen2_5_vl", "qwen3_vl", "llava", "paligemma", "gemma3", "internvl", "glm4v")
 _SENTENCES = (
     "You are an expert roboticist. Initial scene: Frame 1: 0% Frame 12: 100% Task completion percentage: 37.",
     '{"frames": [{"frame_number": 3, "task_completion_percentage": 80}]}',
@@ -219,6 +219,58 @@ def _gemma3() -> tuple[Any, Any]:
     return tf.Gemma3ForConditionalGeneration(config), processor
 
 
+def _internvl() -> tuple[Any, Any]:
+    named = dict(
+        start_image_token="<img>",
+        end_image_token="</img>",
+        context_image_token="<IMG_CONTEXT>",
+        video_token="<video>",
+    )
+    tokenizer = _tokenizer(named)
+    config = tf.InternVLConfig(
+        text_config=_text(tokenizer, model_type="qwen2"),
+        vision_config=_SIGHT | dict(image_size=(56, 56)),
+        image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        image_seq_length=4,
+    )
+    size = dict(height=56, width=56)
+    processor = tf.InternVLProcessor(
+        image_processor=tf.GotOcr2ImageProcessor(size=size, crop_to_patches=False),
+        tokenizer=tokenizer,
+        video_processor=tf.InternVLVideoProcessor(size=size),
+        image_seq_length=4,
+        chat_template=_template("<IMG_CONTEXT>"),
+    )
+    return tf.InternVLForConditionalGeneration(config), processor
+
+
+def _glm4v() -> tuple[Any, Any]:
+    named = dict(
+        image_token="<|image|>",
+        video_token="<|video|>",
+        image_start_token="<|begin_of_image|>",
+        image_end_token="<|end_of_image|>",
+        video_start_token="<|begin_of_video|>",
+        video_end_token="<|end_of_video|>",
+    )
+    tokenizer = _tokenizer(named)
+    ids = {f"{name}_id": tokenizer.convert_tokens_to_ids(token) for name, token in named.items()}
+    rope = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
+    config = tf.Glm4vConfig(
+        text_config=_text(tokenizer, rope_parameters=rope),
+        vision_config=_QWEN_SIGHT | dict(image_size=56),
+        **ids,
+    )
+    size = {"shortest_edge": 28 * 28, "longest_edge": 56 * 56}
+    processor = tf.Glm4vProcessor(
+        image_processor=tf.Glm4vImageProcessor(size=size),
+        tokenizer=tokenizer,
+        video_processor=tf.Glm4vVideoProcessor(size=size),
+        chat_template=_template("<|begin_of_image|><|image|><|end_of_image|>"),
+    )
+    return tf.Glm4vForConditionalGeneration(config), processor
+
+
 _BUILDERS = {
     "smolvlm": _smolvlm,
     "qwen2_5_vl": _qwen2_5_vl,
@@ -226,4 +278,6 @@ _BUILDERS = {
     "llava": _llava,
     "paligemma": _paligemma,
     "gemma3": _gemma3,
+    "internvl": _internvl,
+    "glm4v": _glm4v,
 }

@@ -1,4 +1,4 @@
-"""The transformers backend on real classes and processors of six families, tiny and random."""
+"""The transformers backend on real classes and processors of eight families, tiny and random."""
 
 from __future__ import annotations
 
