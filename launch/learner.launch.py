@@ -12,7 +12,7 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 #: What a re-ranker says and offers, moved aside, so that it is not taken for the running graph's.
-OWN = ("decision", "critic_version", "load_critic", "rollback_critic", "set_shadow")
+OWN = ("decision", "shadow_decision", "critic_version", "load_critic", "rollback_critic", "set_shadow")
 
 
 def value(argument, kind=str):

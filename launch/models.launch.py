@@ -38,6 +38,7 @@ def generate_launch_description():
     sampling = {"policy": value("policy"), "k": value("k", int)}
     scoring = {
         "critic": value("critic"),
+        "critic_versions": value("critic_versions"),
         "beta": value("beta", float),
         "execute": value("execute", int),
         "shadow": value("shadow", bool),
@@ -55,6 +56,11 @@ def generate_launch_description():
                 "critic",
                 default_value="",
                 description="critic folder; empty: the shipped one; none: no critic",
+            ),
+            DeclareLaunchArgument(
+                "critic_versions",
+                default_value="",
+                description="folder of critic versions to follow (valueguide critics); empty: none",
             ),
             DeclareLaunchArgument("k", default_value="16", description="candidates per decision"),
             DeclareLaunchArgument(

@@ -105,7 +105,8 @@ class LoadedCritic:
         self.instructions: list[str] = self.manifest["instructions"]
         if len(tensors.get("instructions", ())) != len(self.instructions):
             raise CheckpointError(f"{folder / WEIGHTS}: expected one embedding for each instruction")
-        self.embeddings = tensors["instructions"].float().numpy()
+        # A copy: the tensors lie in the mapped file, and one that is truncated later would end the process.
+        self.embeddings = tensors["instructions"].float().clone().numpy()
         raw, where = self.manifest["normalizers"], folder / MANIFEST
         try:
             self.normalizers = Normalizers(

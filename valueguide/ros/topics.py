@@ -19,6 +19,7 @@ _OWN: dict[str, tuple[str, QosName]] = {
     "chunk_request": ("valueguide_msgs/msg/ChunkRequest", "reliable"),
     "candidates": ("valueguide_msgs/msg/Candidates", "reliable"),
     "decision": ("valueguide_msgs/msg/Decision", "reliable"),
+    "shadow_decision": ("valueguide_msgs/msg/Decision", "reliable"),
     "chunk": ("valueguide_msgs/msg/ActionChunk", "reliable"),
     "teleop_command": ("valueguide_msgs/msg/Command", "reliable"),
     "intervention": ("valueguide_msgs/msg/InterventionState", "latched"),

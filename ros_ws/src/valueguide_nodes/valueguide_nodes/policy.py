@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from valueguide_msgs.msg import ActionChunk, ChunkRequest, Command, Decision
 from valueguide_msgs.msg import Candidates as CandidatesMessage
 
+from valueguide import types
 from valueguide.config.robot import RobotConfig, load_robot
 from valueguide.errors import ConfigError, mismatch
 from valueguide.execution.splice import splice
@@ -16,10 +18,11 @@ from valueguide.ros.messages import array_from
 from valueguide.ros.observe import ObservationBuilder
 from valueguide.steering.steer import Steerer, SteeringConfig
 from valueguide.types import Candidates, Observation
-from valueguide_nodes import convert
+from valueguide_nodes import convert, critic_slot
 from valueguide_nodes.base import RELIABLE, Param, VgNode, run
 from valueguide_nodes.critic_slot import NONE, CriticSlot, checkpoint
 from valueguide_nodes.planner import Planner
+from valueguide_nodes.shadow import Decided, ShadowScorer
 
 
 class PolicyNode(VgNode):
@@ -35,6 +38,7 @@ class PolicyNode(VgNode):
         Param("deadline_s", 0.0, "decision time beyond which candidate 0 runs; 0: none", 0.0, 1e6),
         Param("shadow", False, "score and log, but run candidate 0"),
         Param("device", "cpu", "torch device"),
+        *critic_slot.PARAMETERS,
     )
 
     def setup(self) -> None:
@@ -47,7 +51,7 @@ class PolicyNode(VgNode):
         policy = load_policy(checkpoint(self.param("policy"), "policy"), self.param("device"))
         check_policy(policy, self.robot)
         path = checkpoint(self.param("critic"), "critic") if self.inline else NONE
-        self.slot = CriticSlot(self, self.robot, path, self.param("device"), self.param("shadow"))
+        self.slot = CriticSlot(self, self.robot, path, offered=self.inline)
         critic = self.slot.critic
         self.config = SteeringConfig(
             k=self.param("k"),
@@ -55,11 +59,11 @@ class PolicyNode(VgNode):
             execute=self.param("execute"),
             aggregate=self.param("aggregate"),
             deadline_s=self.param("deadline_s") or float("inf"),
-            spread_limit=critic.spread_limit if critic else None,
         )
         self.steerer = Steerer(policy, critic, self.config)
-        cameras = set(policy.cameras) | (set(critic.spec.cameras) if critic else set())
-        privileged = policy.needs_environment_state or bool(critic and critic.spec.environment_state_dim)
+        cameras, privileged = self.slot.needs
+        cameras |= set(policy.cameras)
+        privileged |= policy.needs_environment_state
         builder = ObservationBuilder(self.robot, tuple(sorted(cameras)), privileged)
         self.last_observed = 0
         self.episode, self.chunks = -1, 0
@@ -71,6 +75,8 @@ class PolicyNode(VgNode):
         self.create_subscription(ChunkRequest, "chunk_request", self.guarded(self.planner.submit), RELIABLE)
         # The first pass allocates: not to be paid for by a waiting arm.
         policy.warm_up(self.config.k)
+        self.slot.begin(cameras, privileged)
+        self.beside = ShadowScorer(self, self.slot)
 
     def received(self, role: str, message: Any) -> None:
         self.planner.push(role, message, self.now_ns())
@@ -108,12 +114,6 @@ class PolicyNode(VgNode):
     def answer(self, request: ChunkRequest, observation: Observation, started: float) -> None:
         """Sample, put the committed actions first, choose, and publish what came of it."""
         base = request.mode == "base"
-        shadow = self.slot.shadow or request.mode == "shadow"
-        limit = getattr(self.slot.critic, "spread_limit", None)
-        self.steerer.config = replace(
-            self.config, k=1 if base else self.config.k, shadow=shadow, spread_limit=limit
-        )
-        self.steerer.critic = None if base else self.slot.critic
         count = len(request.committed) // max(1, request.action_dim)
         committed = array_from(request.committed, count, request.action_dim, what="committed actions")
         absolute = self.robot.action.kind == "joint_position"
@@ -121,7 +121,7 @@ class PolicyNode(VgNode):
         def adapt(candidates: Candidates) -> Candidates:
             return splice(candidates, committed, absolute=absolute)
 
-        chunk, candidates, decision = self.steerer.plan(request.seed, adapt)
+        critic, (chunk, candidates, decision) = self.plan(request, adapt)
         proposal = convert.candidates_message(
             request,
             candidates,
@@ -133,7 +133,7 @@ class PolicyNode(VgNode):
         self.candidates_out.publish(proposal)
         if not self.inline and not base:
             return
-        version = self.steerer.critic.version if self.steerer.critic else ""
+        version = critic.version if critic else ""
         chunk = replace(chunk, chunk_id=self.chunks)
         self.chunks += 1
         if base:
@@ -145,6 +145,30 @@ class PolicyNode(VgNode):
                 proposal, decision, chunk.chunk_id, self.steerer.timing.critic_s, latency, version
             )
         )
+        if not base:
+            self.slot.remember(observation, candidates)
+            index = chunk.chunk_id
+            self.beside.submit(
+                Decided(proposal, observation, candidates, self.config, request.seed, index, started)
+            )
+
+    def plan(
+        self, request: ChunkRequest, adapt: Callable[[Candidates], Candidates]
+    ) -> tuple[Any, tuple[types.ActionChunk, Candidates, types.Decision]]:
+        """(critic or None, what came of it)."""
+        base = request.mode == "base"
+
+        def by(critic: Any) -> tuple[types.ActionChunk, Candidates, types.Decision]:
+            self.steerer.critic = critic
+            self.steerer.config = replace(
+                self.config,
+                k=1 if base else self.config.k,
+                shadow=self.slot.shadow or request.mode == "shadow",
+                spread_limit=critic.spread_limit if critic else None,
+            )
+            return self.steerer.plan(request.seed, adapt)
+
+        return (None, by(None)) if base else self.slot.decide(by)
 
     def failed(self, error: Exception) -> None:
         self.get_logger().error(f"planning: {type(error).__name__}: {error}")
@@ -152,10 +176,14 @@ class PolicyNode(VgNode):
 
     def stop(self) -> None:
         self.planner.close()
+        self.beside.close()
+        self.slot.close()
 
     def status(self) -> dict[str, Any]:
         timing = self.steerer.timing
         return {
+            **self.slot.status(),
+            **self.beside.status(),
             "error": self.planner.stale,
             "policy_ms": round(1e3 * timing.policy_s, 1),
             "critic_ms": round(1e3 * timing.critic_s, 1),

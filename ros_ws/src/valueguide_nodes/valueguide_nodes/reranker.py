@@ -7,18 +7,21 @@ from dataclasses import replace
 from typing import Any
 
 from valueguide_msgs.msg import ActionChunk as ChunkMessage
-from valueguide_msgs.msg import Candidates, Decision
+from valueguide_msgs.msg import Candidates as CandidatesMessage
+from valueguide_msgs.msg import Decision
 
+from valueguide import types
 from valueguide.config.robot import RobotConfig, load_robot
 from valueguide.ros.messages import candidates_from, stamp_ns
 from valueguide.ros.observe import ObservationBuilder
 from valueguide.steering.decide import decide
 from valueguide.steering.steer import SteeringConfig, rerank
-from valueguide.types import ActionChunk
-from valueguide_nodes import convert
+from valueguide.types import ActionChunk, Candidates, Observation
+from valueguide_nodes import convert, critic_slot
 from valueguide_nodes.base import RELIABLE, Param, VgNode, run
 from valueguide_nodes.critic_slot import CriticSlot, checkpoint
 from valueguide_nodes.planner import Planner
+from valueguide_nodes.shadow import Decided, ShadowScorer
 
 
 class RerankerNode(VgNode):
@@ -32,80 +35,85 @@ class RerankerNode(VgNode):
         Param("shadow", False, "score and log, but run candidate 0"),
         Param("publish_chunk", True, "false: only score beside another re-ranker, for comparison"),
         Param("device", "cpu", "torch device"),
+        *critic_slot.PARAMETERS,
     )
 
     def setup(self) -> None:
         self.robot: RobotConfig = load_robot(self.param("robot"))
         path = checkpoint(self.param("critic"), "critic")
-        self.slot = CriticSlot(self, self.robot, path, self.param("device"), self.param("shadow"))
-        critic = self.slot.critic
+        self.slot = CriticSlot(self, self.robot, path)
         self.config = SteeringConfig(
             beta=self.param("beta"),
             execute=self.param("execute"),
             aggregate=self.param("aggregate"),
             deadline_s=self.param("deadline_s") or float("inf"),
         )
-        cameras = sorted(critic.spec.cameras) if critic else []
-        privileged = bool(critic and critic.spec.environment_state_dim)
-        builder = ObservationBuilder(self.robot, tuple(cameras), privileged)
+        cameras, privileged = self.slot.needs
+        builder = ObservationBuilder(self.robot, tuple(sorted(cameras)), privileged)
         self.decisions = self.create_publisher(Decision, "decision", RELIABLE)
         self.chunk_out = self.create_publisher(ChunkMessage, "chunk", RELIABLE)
         self.planner = Planner(self.robot, builder, self.work, self.failed)
         self.episode, self.chunks, self.critic_s = -1, 0, 0.0
         convert.subscribe_observation(self, self.robot, builder, cameras, privileged, self.received)
-        self.create_subscription(Candidates, "candidates", self.guarded(self.on_candidates), RELIABLE)
+        self.create_subscription(CandidatesMessage, "candidates", self.guarded(self.on_candidates), RELIABLE)
+        self.slot.begin(cameras, privileged)
+        self.beside = ShadowScorer(self, self.slot)
 
     def received(self, role: str, message: Any) -> None:
         self.planner.push(role, message, self.now_ns())
 
-    def on_candidates(self, message: Candidates) -> None:
+    def on_candidates(self, message: CandidatesMessage) -> None:
         if message.mode != "base":  # the policy answers those itself
             self.planner.submit((message, time.monotonic()))
 
-    def work(self, job: tuple[Candidates, float]) -> None:
+    def work(self, job: tuple[CandidatesMessage, float]) -> None:
         message, started = job
         if message.episode_id != self.episode:
             self.episode, self.chunks = message.episode_id, 0
-        candidates = candidates_from(message)
-        critic = self.slot.critic
-        if critic is None:
-            decision = decide(None, elapsed_s=message.policy_s)
-        else:
+        candidates, observation = candidates_from(message), None
+        if self.slot.critic is not None:
             observation = self.planner.observation(message.instruction, stamp_ns(message))
             if observation is None or not self.active:
                 return
-            config = replace(
-                self.config,
-                k=candidates.k,
-                shadow=self.slot.shadow or message.mode == "shadow",
-                spread_limit=critic.spread_limit,
-            )
-            # The deadline counts from when the policy began to sample.
-            decision = rerank(
-                critic,
-                observation,
-                candidates,
-                config,
-                message.seed,
-                started - message.policy_s,
-                time.monotonic,
-            )
+        # The deadline counts from when the policy began to sample.
+        began = started - message.policy_s
+        critic, decision = self.slot.decide(
+            lambda critic: self.choose(critic, message, candidates, observation, began)
+        )
         self.critic_s = time.monotonic() - started
+        version = critic.version if critic else ""
         if self.param("publish_chunk"):
             chunk = ActionChunk(candidates.actions[decision.index], self.chunks, self.config.execute)
-            version = critic.version if critic else ""
             self.chunk_out.publish(convert.chunk_message(message, chunk, message.policy_version, version))
+        took = self.critic_s + message.policy_s
         self.decisions.publish(
-            convert.decision_message(
-                message,
-                decision,
-                self.chunks,
-                self.critic_s,
-                self.critic_s + message.policy_s,
-                critic.version if critic else "",
-            )
+            convert.decision_message(message, decision, self.chunks, self.critic_s, took, version)
         )
+        if observation is not None:
+            self.slot.remember(observation, candidates)
+            self.beside.submit(
+                Decided(message, observation, candidates, self.config, message.seed, self.chunks, began)
+            )
         self.chunks += 1
+
+    def choose(
+        self,
+        critic: Any,
+        message: CandidatesMessage,
+        candidates: Candidates,
+        observation: Observation | None,
+        began: float,
+    ) -> types.Decision:
+        """The critic's choice; the policy's own candidate without one, or when one came only just now."""
+        if critic is None or observation is None:
+            return decide(None, elapsed_s=message.policy_s)
+        config = replace(
+            self.config,
+            k=candidates.k,
+            shadow=self.slot.shadow or message.mode == "shadow",
+            spread_limit=critic.spread_limit,
+        )
+        return rerank(critic, observation, candidates, config, message.seed, began, time.monotonic)
 
     def failed(self, error: Exception) -> None:
         self.get_logger().error(f"scoring: {type(error).__name__}: {error}")
@@ -113,9 +121,16 @@ class RerankerNode(VgNode):
 
     def stop(self) -> None:
         self.planner.close()
+        self.beside.close()
+        self.slot.close()
 
     def status(self) -> dict[str, Any]:
-        return {"error": self.planner.stale, "critic_ms": round(1e3 * self.critic_s, 1)}
+        return {
+            **self.slot.status(),
+            **self.beside.status(),
+            "error": self.planner.stale,
+            "critic_ms": round(1e3 * self.critic_s, 1),
+        }
 
 
 def main() -> None:
