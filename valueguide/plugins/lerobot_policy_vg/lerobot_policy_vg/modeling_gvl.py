@@ -35,8 +35,8 @@ class GVLRewardModel(PreTrainedRewardModel):
     def compute_reward(self, batch: dict[str, Any]) -> Tensor:
         """float32 (B,): progress in [0, 1] at the newest frame, NaN where no answer could be used.
 
-        batch: `image_key`: (B, T, C, H, W) or (B, T, H, W, C), uint8, or float in [0, 1], T >= 2, in the order
-        of time from the episode's first frame on; `task_key`: a sentence, or one for each of B.
+        batch: `image_key`: (B, T, C, H, W) or (B, T, H, W, C), uint8, or float in [0, 1], T >= 2, in the
+        order of time from the episode's first frame on; `task_key`: a sentence, or one for each of B.
         """
         clips = self._clips(batch)
         newest = [self.predict_progress(frames, task).values[-1] for frames, task in clips]
