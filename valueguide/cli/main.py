@@ -24,7 +24,7 @@ COMMANDS = {
     "eval": "compare arms on the same initial states",
     "replay": "logged choices made again by another critic, temperature or aggregation",
     "convert": "a dataset with interventions marked as one of LeRobot's programs marks them",
-    "progress": "how far along the task is, by a vision-language model, with controls",
+    "progress": "how far along a task is, by a vision-language model: score, detect success, filter",
     "bag": "MCAP bags to datasets and back, and what a bag holds and lacks",
     "ros": "build the ROS 2 workspace, launch the graph, run one node",
     "bench": "measure speed and memory against a baseline in the same run",

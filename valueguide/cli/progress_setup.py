@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from valueguide.cli.bags import imported_bag, is_bag
 from valueguide.cli.device import usable_device
 from valueguide.data.reader import EpisodeDataset
 from valueguide.errors import ConfigError, DataError, mismatch
@@ -23,14 +24,29 @@ from valueguide.progress.http import Patience
 from valueguide.progress.openai import OpenAiBackend
 from valueguide.progress.prompt import Wording
 from valueguide.progress.request import Answer, Clip, Example, Int64, ProgressBackend, Sampling
+from valueguide.progress.shards import ALONE, Place, held
 from valueguide.types import UInt8
 
+#: Where a dataset has one instruction, the control with a wrong one needs another.
+_ELSEWHERE = "wave at the camera"
 
-def make_estimator(args: argparse.Namespace, dataset: EpisodeDataset) -> tuple[Estimator, int]:
+
+def dataset_folder(args: argparse.Namespace) -> Path:
+    """--dataset, or the dataset imported from it beside --out where it is a bag; once for all processes."""
+    if not is_bag(args.dataset):
+        return Path(args.dataset)
+    target = args.out.with_name(args.out.name + ".dataset")
+    with held(target):
+        return imported_bag(args.dataset, target, args.robot, args.namespace)
+
+
+def make_estimator(
+    args: argparse.Namespace, dataset: EpisodeDataset, place: Place = ALONE
+) -> tuple[Estimator, int]:
     """The estimator, and how many clips it takes at once. Raises ConfigError, CheckpointError, DataError."""
     cache = AnswerCache(Path(args.cache) if args.cache else None)
     if args.backend == "topreward":
-        backend = _local(args)
+        backend = _local(args, place)
         return TokenProbability(backend, cache), backend.concurrency
     answer: Answer = args.answer or ("json" if args.backend == "openai" else "lines")
     settings = AskSettings(
@@ -41,7 +57,7 @@ def make_estimator(args: argparse.Namespace, dataset: EpisodeDataset) -> tuple[E
         sampling=Sampling(args.temperature, args.top_p, args.max_tokens),
     )
     examples = make_examples(args, dataset)
-    backend = _endpoint(args) if args.backend == "openai" else _local(args)
+    backend = _endpoint(args) if args.backend == "openai" else _local(args, place)
     return GvlEstimator(backend, settings, examples, cache), backend.concurrency
 
 
@@ -61,7 +77,7 @@ def make_examples(args: argparse.Namespace, dataset: EpisodeDataset) -> list[Exa
             if not source.episode_success[episode]:
                 raise DataError(f"{args.examples}: episode {episode}: expected a success, found none")
             clip = load_clip(
-                source, episode, _cameras(args, source)[0], args.example_frames, args.longest_edge
+                source, episode, cameras_of(args, source)[0], args.example_frames, args.longest_edge
             )
             progress = (clip.positions / clip.positions[-1]).astype(np.float32)
             examples.append(Example(clip.frames, progress, clip.task))
@@ -77,7 +93,8 @@ def make_examples(args: argparse.Namespace, dataset: EpisodeDataset) -> list[Exa
 
 def make_jobs(args: argparse.Namespace, dataset: EpisodeDataset) -> list[Job]:
     """One job for each episode, camera and variant. Pictures are read when a job's turn comes."""
-    variants = [REAL, *(CONTROLS if args.controls else ())]
+    episodes = parse_episodes(args.episodes, dataset, "--episodes")
+    controlled = set(_controlled(args, episodes))
     lock = threading.Lock()  # the reader's open files are not made for several threads
     return [
         Job(
@@ -85,10 +102,18 @@ def make_jobs(args: argparse.Namespace, dataset: EpisodeDataset) -> list[Job]:
             _loader(args, dataset, episode, camera, variant, lock),
             _facts(args, dataset, episode),
         )
-        for episode in parse_episodes(args.episodes, dataset, "--episodes")
-        for camera in _cameras(args, dataset)
-        for variant in variants
+        for episode in episodes
+        for camera in cameras_of(args, dataset)
+        for variant in (REAL, *(CONTROLS if episode in controlled else ()))
     ]
+
+
+def _controlled(args: argparse.Namespace, episodes: list[int]) -> list[int]:
+    """The episodes whose controls are asked about too: all, or a seeded sample; never none."""
+    if args.control_episodes < 0:
+        raise ConfigError(mismatch("--control-episodes", "count", "0 (all) or more", args.control_episodes))
+    count = args.control_episodes or len(episodes)
+    return [episodes[i] for i in np.random.default_rng(args.seed).permutation(len(episodes))[:count]]
 
 
 def load_clip(dataset: EpisodeDataset, episode: int, camera: str, frames: int, longest_edge: int) -> Clip:
@@ -148,20 +173,19 @@ def _other_task(args: argparse.Namespace, dataset: EpisodeDataset, task: str) ->
         return str(args.wrong_instruction)
     names = dataset.instructions
     following = [*names[names.index(task) + 1 :], *names[: names.index(task)]]
-    if not following:
-        raise ConfigError("--controls: the dataset has one instruction; give another as --wrong-instruction")
-    return following[0]
+    return following[0] if following else _ELSEWHERE
 
 
 def _facts(args: argparse.Namespace, dataset: EpisodeDataset, episode: int) -> dict[str, Any]:
     positions = episode_positions(dataset, episode, args.frames)
     return {
         "time_s": [round(float(position) / dataset.fps, 6) for position in positions],
-        "success": bool(dataset.episode_success[episode]),
+        "success": bool(dataset.episode_success[episode]) if dataset.outcomes_recorded else None,
     }
 
 
-def _cameras(args: argparse.Namespace, dataset: EpisodeDataset) -> list[str]:
+def cameras_of(args: argparse.Namespace, dataset: EpisodeDataset) -> list[str]:
+    """--camera, each once, or the dataset's first. Raises DataError when there is no such camera."""
     cameras = args.camera or dataset.cameras[:1]
     if not cameras:
         raise DataError(f"{dataset.root}: expected a dataset with pictures, found no camera")
@@ -170,13 +194,13 @@ def _cameras(args: argparse.Namespace, dataset: EpisodeDataset) -> list[str]:
     return list(dict.fromkeys(cameras))
 
 
-def _local(args: argparse.Namespace) -> ProgressBackend:
+def _local(args: argparse.Namespace, place: Place) -> ProgressBackend:
     from valueguide.progress.local import TransformersBackend
 
     return TransformersBackend(
         args.model,
         args.revision,
-        usable_device(args.device),
+        place.device(usable_device(args.device)),
         args.dtype,
         _options(args.processor, "--processor"),
     )

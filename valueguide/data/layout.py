@@ -79,12 +79,16 @@ def make_folder(folder: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
-    write_atomic(path, lambda file: _put(file, text.encode()))
+    write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
-def _put(file: BinaryIO, content: bytes) -> None:
-    file.write(content)
+def write_bytes(path: Path, content: bytes) -> None:
+    """`write_atomic` of content that is there already."""
+
+    def write(file: BinaryIO) -> None:
+        file.write(content)
+
+    write_atomic(path, write)
 
 
 def write_table(path: Path, table: pa.Table, row_group_size: int | None = None) -> None:

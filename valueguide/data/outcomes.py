@@ -29,6 +29,8 @@ RULE_DAGGER = (
     "no outcome columns: LeRobot's DAgger recorder cuts episodes by time, so each counts as truncated; "
     "pass success=… to say otherwise"
 )
+#: Rules by which nothing that was recorded says how an episode ended.
+GUESSES = (RULE_ALL_SUCCEED, RULE_DAGGER)
 
 
 @dataclass(frozen=True)

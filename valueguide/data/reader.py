@@ -21,7 +21,7 @@ from valueguide.data import layout
 from valueguide.data.finals import FinalObservations
 from valueguide.data.images import encode_image
 from valueguide.data.interventions import FLAGS, INTERVENTION, IS_INTERVENTION, convention_of, read_sources
-from valueguide.data.outcomes import Outcomes, derive_outcomes
+from valueguide.data.outcomes import GUESSES, Outcomes, derive_outcomes
 from valueguide.data.rebuild import rebuild_episode
 from valueguide.data.schema import ACTION, ENVIRONMENT_STATE, IMAGE_PREFIX, SCALARS, STATE, DatasetSpec
 from valueguide.data.source_files import DataFiles, VideoFiles
@@ -40,6 +40,7 @@ class EpisodeDataset:
     episode_start, episode_end: int64 (episodes,), half-open frame ranges. episode_index: their numbers.
     instruction: int64 (N,), index into `instructions`.
     reward: float32 (N,); terminated, truncated, success: bool (N,); source: int64 (N,), see types.SOURCES.
+    outcomes_recorded: False where nothing tells how episodes ended and a rule guessed `success`.
     final_state, final_environment_state: the observation after each episode's last action.
     has_final: bool (episodes,), False where that observation is unknown (plain LeRobotDatasets) and the
         last frame stands in for it: not a successor to learn from.
@@ -80,6 +81,7 @@ class EpisodeDataset:
         )
         self.reward, self.terminated = outcomes.reward, outcomes.terminated
         self.truncated, self.success = outcomes.truncated, outcomes.success
+        self.outcomes_recorded = outcomes.rule not in GUESSES
         if outcomes.rule:
             log.warning("%s: %s", root, outcomes.rule)
         self._finals = (

@@ -110,3 +110,13 @@ def from_json(values: dict[str, dict[str, Any]]) -> Stats:
         gaps = not all(np.isfinite(value).all() for value in known.values())
         stats[name] = {key: np.zeros_like(value) for key, value in known.items()} if gaps else known
     return stats
+
+
+def of_row(row: dict[str, Any]) -> Stats:
+    """The statistics in a row of meta/episodes, whose columns are named stats/<feature>/<statistic>."""
+    episode: dict[str, dict[str, Any]] = {}
+    for key, value in row.items():
+        if key.startswith("stats/"):
+            name, statistic = key.removeprefix("stats/").rsplit("/", 1)
+            episode.setdefault(name, {})[statistic] = value
+    return from_json(episode)

@@ -23,7 +23,7 @@ from valueguide.data import layout
 from valueguide.data.encode import EncodedEpisode, encode_episode
 from valueguide.data.layout import DATA_TEMPLATE, EPISODES_TEMPLATE, FINALS_TEMPLATE, numbered
 from valueguide.data.schema import DatasetSpec
-from valueguide.data.stats import Stats, from_json, merge, to_json
+from valueguide.data.stats import Stats, from_json, merge, of_row, to_json
 from valueguide.data.swap import restore_interrupted
 from valueguide.data.tables import episode_table, frame_table, info, task_table
 from valueguide.errors import DataError
@@ -244,12 +244,7 @@ def _known_stats(root: Path, frames: int) -> Stats:
     total: Stats = {}
     for path in layout.existing(root, EPISODES_TEMPLATE).values():
         for row in layout.read_parquet(path).to_pylist():
-            episode: dict[str, dict[str, Any]] = {}
-            for key, value in row.items():
-                if key.startswith("stats/"):
-                    name, statistic = key.removeprefix("stats/").rsplit("/", 1)
-                    episode.setdefault(name, {})[statistic] = value
-            total = merge(total, from_json(episode))
+            total = merge(total, of_row(row))
     if total:
         layout.write_json(root / layout.STATS, to_json(total))
     return total

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from valueguide.evaluation.statistics import bootstrap_mean, paired_difference, wilson
+from valueguide.evaluation.statistics import bootstrap_mean, paired_difference, share
 from valueguide.execution.help_calibration import LabelledEpisode
 
 #: The control steps, rising, at which a rule would have asked for help in an episode.
@@ -39,10 +39,10 @@ def judge(
     return {
         "episodes": len(pairs),
         "failures": failures,
-        "precision": _share(len(lead), flagged),
-        "recall": _share(len(lead), failures),
-        "recall_in_time": _share(sum(steps >= useful_steps for steps in lead), failures),
-        "false_alarm_rate": _share(sum(count > 0 for count in alarms), len(alarms)),
+        "precision": share(len(lead), flagged),
+        "recall": share(len(lead), failures),
+        "recall_in_time": share(sum(steps >= useful_steps for steps in lead), failures),
+        "false_alarm_rate": share(sum(count > 0 for count in alarms), len(alarms)),
         "false_alarms_per_success": _mean(alarms),
         "lead_steps": _lead(lead),
     }
@@ -99,11 +99,6 @@ def report(
             if rule != main
         },
     }
-
-
-def _share(count: int, of: int) -> dict[str, Any]:
-    value, interval = (count / of, list(wilson(count, of))) if of else (None, None)
-    return {"count": count, "of": of, "value": value, "ci95": interval}
 
 
 def _mean(values: Sequence[int]) -> dict[str, Any]:

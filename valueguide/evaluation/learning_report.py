@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from valueguide.evaluation.plots import curves
-from valueguide.evaluation.report import section, settings_table, write_page
+from valueguide.evaluation.report import plain_table, section, settings_table, write_page
 
 METHOD_COLORS = {"aloe": "#2f6fed", "dagger": "#d19a1c", "awr": "#8a56d6", "none": "#8b93a1"}
 
@@ -36,8 +36,8 @@ def write_learning_report(path: Path, comparison: dict[str, Any]) -> None:
             "Takeovers an episode while collecting",
             curves(takeovers, METHOD_COLORS, "iteration", percent=False),
         ),
-        section("At the end", _table(*_final_rows(comparison))),
-        section("Differences on the same initial states", _table(*_paired_rows(comparison))),
+        section("At the end", plain_table(*_final_rows(comparison))),
+        section("Differences on the same initial states", plain_table(*_paired_rows(comparison))),
         section("Settings", settings_table(settings)),
     ]
     write_page(path, "valueguide: learning online", sections)
@@ -78,9 +78,3 @@ def _paired_rows(comparison: dict[str, Any]) -> tuple[list[str], list[list[str]]
 
 def _seeds(seeds: dict[str, Sequence[int]]) -> str:
     return "Training seeds: " + "; ".join(f"{m}: {', '.join(map(str, own))}" for m, own in seeds.items())
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    body = "".join(f"<tr>{''.join(f'<td>{escape(c)}</td>' for c in row)}</tr>" for row in rows)
-    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"

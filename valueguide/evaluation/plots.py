@@ -130,6 +130,43 @@ def curves(
     return _svg(width, height, f"By {axis}: {', '.join(series)}", parts)
 
 
+def unit_square(
+    lines: Mapping[str, Sequence[tuple[float, float]]],
+    paint: Mapping[str, str],
+    axes: tuple[str, str],
+    bars: Sequence[tuple[float, float, float, float]] = (),
+) -> str:
+    """Lines in the unit square with a legend and the diagonal. lines: name -> (x, y) along the line.
+
+    bars: (x, y, low, high), a dot with a 95 % whisker each, in the colour of the first line.
+    """
+    width, height, base = 420, 430, 350
+    right = _LEFT + (base - _TOP)
+
+    def at(x: float, y: float) -> str:
+        return f"{_LEFT + (right - _LEFT) * x:.1f} {_y(y, base):.1f}"
+
+    parts = [_grid(base, right + 6), f'<path d="M{at(0, 0)}L{at(1, 1)}" class="grid"/>']
+    for number, (name, line) in enumerate(lines.items()):
+        fill = paint.get(name, _FALLBACK)
+        path = "L".join(at(x, y) for x, y in line)
+        if line:
+            parts.append(f'<path d="M{path}" fill="none" stroke="{fill}" stroke-width="2.2"/>')
+        legend = _LEFT + 110 * number
+        parts.append(f'<rect x="{legend}" y="{height - 14}" width="12" height="12" rx="2" fill="{fill}"/>')
+        parts.append(f'<text x="{legend + 18}" y="{height - 4}" class="start">{escape(name)}</text>')
+    for x, y, low, high in bars:
+        px, py = at(x, y).split()
+        fill = paint.get(next(iter(lines), ""), _FALLBACK)
+        parts.append(f'<circle cx="{px}" cy="{py}" r="4" fill="{fill}"/>')
+        parts.append(f'<path d="M{px} {_y(low, base):.1f}V{_y(high, base):.1f}" class="whisker"/>')
+    for tick in (0.0, 0.5, 1.0):
+        px = at(tick, 0).split()[0]
+        parts.append(f'<text x="{px}" y="{base + 18}" class="label">{100 * tick:.0f}%</text>')
+    parts.append(f'<text x="{(_LEFT + right) / 2}" y="{base + 40}" class="label">{escape(axes[0])}</text>')
+    return _svg(width, height, f"{axes[1]} against {axes[0]}", parts)
+
+
 def _number_grid(base: float, width: float, top: float) -> str:
     parts = []
     for step in range(5):

@@ -245,6 +245,13 @@ def _reasons(results: dict[str, Any], arms: dict[str, Any]) -> str:
     return f'<div class="scroll"><table><tbody>{"".join(rows)}</tbody></table></div>'
 
 
+def plain_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of texts."""
+    top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+    body = "".join(f"<tr>{''.join(f'<td>{escape(c)}</td>' for c in row)}</tr>" for row in rows)
+    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+
+
 def settings_table(settings: dict[str, Any]) -> str:
     """The command that made the page, and every other setting folded away."""
     command = settings.get("command", "")

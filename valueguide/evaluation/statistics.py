@@ -25,6 +25,12 @@ def wilson(successes: int, n: int, z: float = _Z95) -> tuple[float, float]:
     return (centre - half if successes else 0.0), (centre + half if successes < n else 1.0)
 
 
+def share(count: int, of: int) -> dict[str, Any]:
+    """{"count", "of", "value", "ci95"}: a rate with its Wilson interval; both None without cases."""
+    value, interval = (count / of, list(wilson(count, of))) if of else (None, None)
+    return {"count": count, "of": of, "value": value, "ci95": interval}
+
+
 def mcnemar(only_a: int, only_b: int) -> float:
     """Exact two-sided p of discordant pairs under a fair coin (McNemar 1947)."""
     n, k = only_a + only_b, min(only_a, only_b)

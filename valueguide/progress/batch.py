@@ -62,7 +62,7 @@ def _row(job: Job, estimator: Estimator) -> Row:
     try:
         clip = job.clip()
     except DataError as error:
-        return failed_row(job.key, str(error))
+        return {**failed_row(job.key, str(error)), **job.facts}
     return estimate_row(job.key, clip.task, estimator.estimate(clip), job.facts)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import math
 import os
@@ -11,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from valueguide.data.layout import make_folder, write_atomic, write_json
-from valueguide.errors import ConfigError, DataError
+from valueguide.data.layout import make_folder, read_json, write_bytes, write_json
+from valueguide.errors import ConfigError, DataError, mismatch
 from valueguide.progress.request import Estimate, Float32, Reply, Shuffle
+from valueguide.progress.shards import ALONE, Place, held, in_use, try_lock
 
 Row = dict[str, Any]
 Key = tuple[int, str, str]
@@ -28,23 +30,25 @@ class RowFile:
     """Rows made under one plan; an interrupted run of the same plan goes on where it stopped.
 
     path: the file. The plan lies beside it, as <path>.plan.json. Rows with status "failed" are made again.
-    Raises ConfigError when the file holds rows made under another plan, DataError when it holds no rows.
+    place: each process of several appends to a part of its own, <path>.part-<rank>. Whoever closes puts the
+        rows of all parts into `path`, sorted, and removes the parts that nobody writes any more; what a
+        kill left is found there by the next run, whatever its number of processes.
+    Raises ConfigError when the file holds rows made under another plan or another process has the same
+    place, DataError when it holds no rows.
     """
 
-    def __init__(self, path: Path, plan: Row) -> None:
-        self._path, self._rows = path, {key_of(row): row for row in _read(path)}
-        beside = path.with_name(path.name + ".plan.json")
-        plan = json.loads(json.dumps(plan))
-        if self._rows:
-            found = json.loads(beside.read_text()) if beside.exists() else {}
-            different = sorted(k for k in {*plan, *found} if plan.get(k) != found.get(k))
-            if different:
-                raise ConfigError(
-                    f"{path}: holds rows made with other settings ({', '.join(different)}). Use another --out"
-                )
+    def __init__(self, path: Path, plan: Row, place: Place = ALONE) -> None:
+        self._path = path
         make_folder(path.parent.absolute())
-        write_json(beside, plan)
-        self._file = open(path, "ab")  # noqa: SIM115  open as long as rows come
+        with held(path):
+            self._rows = _collected(path)
+            _keep_plan(path.with_name(path.name + ".plan.json"), plan, bool(self._rows), path)
+            part = path.with_name(f"{path.name}.part-{place.rank}")
+            self._file = open(part, "ab")  # noqa: SIM115  open as long as rows come
+            if not try_lock(self._file.fileno()):
+                self._file.close()
+                raise ConfigError(f"{path}: another process is writing it. Wait for it, or use another --out")
+            self._file.truncate(_complete(part.read_bytes()))
 
     def finished(self, key: Key) -> bool:
         row = self._rows.get(key)
@@ -62,14 +66,32 @@ class RowFile:
         os.fsync(self._file.fileno())
 
     def by_key(self) -> dict[Key, Row]:
-        """The newest row of each key, in order."""
+        """The newest row of each key, in order; after `close`, also what the other processes have so far."""
         return {key: self._rows[key] for key in sorted(self._rows)}
 
     def close(self) -> None:
-        """Sort the file and drop rows that were made again."""
-        self._file.close()
-        lines = b"".join(_line(row) for row in self.by_key().values())
-        write_atomic(self._path, lambda file: _put(file, lines))
+        """Put all rows there are into the file, sorted, without those that were made again."""
+        with held(self._path):
+            self._file.close()
+            self._rows = _collected(self._path)
+            lines = b"".join(_line(row) for row in self.by_key().values())
+            write_bytes(self._path, lines)
+            for part in _parts(self._path):
+                if not in_use(part):
+                    part.unlink()
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a finished run, in order. Raises DataError when the file is missing or holds others."""
+    if not path.is_file():
+        raise DataError(mismatch(str(path), "file", "rows of `valueguide progress score`", "none"))
+    return _read(path)
+
+
+def read_plan(path: Path) -> Row:
+    """The settings under which the rows of `path` were made, {} where nothing tells."""
+    beside = path.with_name(path.name + ".plan.json")
+    return dict(read_json(beside)) if beside.exists() else {}
 
 
 def estimate_row(key: Key, task: str, estimate: Estimate, facts: Row) -> Row:
@@ -151,22 +173,44 @@ def _line(row: Row) -> bytes:
     return json.dumps(row, allow_nan=False).encode() + b"\n"
 
 
-def _put(file: Any, content: bytes) -> None:
-    file.write(content)
+def _keep_plan(beside: Path, plan: Row, rows: bool, path: Path) -> None:
+    plan = json.loads(json.dumps(plan))
+    if rows:
+        found = json.loads(beside.read_text()) if beside.exists() else {}
+        different = sorted(k for k in {*plan, *found} if plan.get(k) != found.get(k))
+        if different:
+            raise ConfigError(
+                f"{path}: holds rows made with other settings ({', '.join(different)}). Use another --out"
+            )
+    write_json(beside, plan)
+
+
+def _parts(path: Path) -> list[Path]:
+    return sorted(path.parent.glob(f"{glob.escape(path.name)}.part-*"))
+
+
+def _collected(path: Path) -> dict[Key, Row]:
+    """The rows of the file and of all parts; of two of the same key, the later one that is not failed."""
+    rows: dict[Key, Row] = {}
+    for row in (row for file in (path, *_parts(path)) if file.exists() for row in _read(file)):
+        if row["status"] != "failed" or rows.get(key_of(row), row)["status"] == "failed":
+            rows[key_of(row)] = row
+    return rows
+
+
+def _complete(content: bytes) -> int:
+    """How many bytes are whole lines; a kill may have left half of one."""
+    return content.rfind(b"\n") + 1
 
 
 def _read(path: Path) -> list[Row]:
-    """Whole rows; a last line without its end, left by a kill, is cut off."""
-    if not path.exists():
-        return []
     content = path.read_bytes()
-    complete = content[: content.rfind(b"\n") + 1]
     try:
-        rows = [json.loads(line) for line in complete.splitlines()]
+        rows = [json.loads(line) for line in content[: _complete(content)].splitlines()]
         for row in rows:
             key_of(row), row["status"]
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: expected rows of `valueguide progress`, found something else") from error
-    if len(complete) < len(content):
-        os.truncate(path, len(complete))
+        raise DataError(
+            f"{path}: expected rows of `valueguide progress score`, found something else"
+        ) from error
     return rows
