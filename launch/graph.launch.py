@@ -59,6 +59,11 @@ def generate_launch_description():
                 description="ask for the next chunk while one still runs",
             ),
             DeclareLaunchArgument(
+                "help",
+                default_value="",
+                description="help.json of `valueguide bench help`: when to ask the operator; empty: never",
+            ),
+            DeclareLaunchArgument(
                 "record", default_value="", description="folder for recordings; empty: none are made"
             ),
             DeclareLaunchArgument(
@@ -68,7 +73,12 @@ def generate_launch_description():
                 "use_sim_time", default_value="false", choices=BOOLEANS, description="time from /clock"
             ),
             IncludeLaunchDescription(PythonLaunchDescriptionSource(MODELS)),
-            node("executor", prefetch=value("prefetch", bool), execute=value("execute", int)),
+            node(
+                "executor",
+                prefetch=value("prefetch", bool),
+                execute=value("execute", int),
+                help=value("help"),
+            ),
             node("safety_gate"),
             node("task", mode=value("mode")),
             node("progress"),

@@ -4,6 +4,7 @@ ros_environment  the nodes' environment, with a domain of this test session's ow
 in_ros           run a function of the test module in a child process on the ROS side (see ros_client.py)
 node             start one installed node; stopped after the test
 launched         start a launch file (through the stand-in); stopped after the test
+terminal         the program `keyboard` on a pseudo-terminal
 On failure the output of every node that the test started is shown.
 """
 
@@ -22,6 +23,7 @@ from typing import Any
 
 import pytest
 import yaml
+from keyboard_terminal import Terminal
 
 from valueguide.ros import workspace
 from valueguide.testing.launch_processes import Command, Processes
@@ -187,3 +189,11 @@ def launched(
         return started[-1]
 
     return start
+
+
+@pytest.fixture
+def terminal(ros_workspace: Path, ros_environment: dict[str, str]) -> Iterator[Terminal]:
+    program = ros_workspace / "valueguide_nodes" / "lib" / "valueguide_nodes" / "keyboard"
+    opened = Terminal(program, ros_environment)
+    yield opened
+    opened.close()

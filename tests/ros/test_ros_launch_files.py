@@ -119,13 +119,14 @@ def test_arguments_reach_the_nodes(plan) -> None:
                 "prefetch": "false",
                 "record": "r",
                 "shadow": "true",
+                "help": "h",
             },
         )
     }
     wanted = {
         "robot": {"task": "pick_can", "seed": 3, "speed": 2.0},
         "policy": {"policy": "p", "critic": "c", "k": 4, "beta": 1.0, "execute": 2, "shadow": True},
-        "executor": {"prefetch": False, "execute": 2},
+        "executor": {"prefetch": False, "execute": 2, "help": "h"},
         "task": {"mode": "base"},
         "recorder": {"out": "r"},
     }

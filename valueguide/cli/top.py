@@ -152,6 +152,7 @@ class _Listener:
             ("intervention", msg.InterventionState, LATCHED),
             ("safety_state", msg.SafetyState, LATCHED),
             ("executor_state", msg.ExecutorState, RELIABLE),
+            ("help", msg.HelpRequest, RELIABLE),
             ("progress", msg.Progress, RELIABLE),
             ("decision", msg.Decision, RELIABLE),
             ("chunk", msg.ActionChunk, RELIABLE),

@@ -141,6 +141,7 @@ class HelpDetector:
         """A new episode. task: its name or its instruction."""
         self._reference = self.settings.reference(task)
         self._asked_at: float | None = None
+        self._version = ""
         self._forget()
 
     def handed_back(self, step: float) -> None:
@@ -164,9 +165,12 @@ class HelpDetector:
         """One decision. step: control steps since the episode began. value: see `pessimistic_value`.
 
         progress: 0 … 1, true or estimated. progress_age_s: seconds since what it was estimated from.
-        critic_version: of the value; another critic's counts as missing.
+        critic_version: of the value; another critic's than calibrated counts as missing, and another's than
+        that of the decision before begins a new row.
         """
         now, reference = _number(step), self._reference
+        if critic_version != self._version:
+            self._agreeing, self._version = 0, critic_version
         if reference is None or now is None:
             self._agreeing = 0
             return HelpAnswer(False, 0, "not calibrated" if reference is None else "step missing")

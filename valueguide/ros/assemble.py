@@ -24,7 +24,7 @@ from valueguide.execution.sync import StaleError
 from valueguide.ros.episodes import Ending, Plans, Taken, build_episode
 from valueguide.ros.messages import stamp_ns
 from valueguide.ros.observe import COMMAND, PRIVILEGED, ObservationBuilder, observation_topics
-from valueguide.ros.topics import CANDIDATES, CHUNK, DECISION, SAFETY, TASK
+from valueguide.ros.topics import CANDIDATES, CHUNK, DECISION, HELP, SAFETY, TASK
 from valueguide.safety.gate import Kind
 from valueguide.types import Episode, Observation
 
@@ -160,7 +160,7 @@ class EpisodeAssembler:
         elif role == SAFETY:
             self._rejected.append((stamp_ns(message), int(message.rejected)))
             del self._rejected[: -4096 if self._running else -64]
-        elif role in (CHUNK, CANDIDATES, DECISION):
+        elif role in (CHUNK, CANDIDATES, DECISION, HELP):
             self._plans.setdefault(int(message.episode_id), Plans()).add(role, message)
             known = {episode.number for episode in self._running}
             for number in [n for n in self._plans if n not in known][:-_UNKNOWN_EPISODES]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from valueguide import __version__
 from valueguide.config.robot import RobotConfig
 from valueguide.errors import DataError, mismatch
 from valueguide.ros.messages import candidates_from, chunk_from, decision_from, stamp_ns
-from valueguide.ros.topics import CANDIDATES, CHUNK, DECISION
+from valueguide.ros.topics import CANDIDATES, CHUNK, DECISION, HELP
 from valueguide.types import SOURCES, Episode, Observation, Step
 
 
@@ -29,11 +30,15 @@ class Taken:
 
 @dataclass
 class Plans:
-    """An episode's messages about plans: chunks and decisions by chunk_id, candidates by request_id."""
+    """An episode's messages about plans: chunks and decisions by chunk_id, candidates by request_id.
+
+    helps: requests for the operator's help, as they came.
+    """
 
     chunks: dict[int, Any] = field(default_factory=dict)
     decisions: dict[int, Any] = field(default_factory=dict)
     candidates: dict[int, Any] = field(default_factory=dict)
+    helps: list[Any] = field(default_factory=list)
 
     def add(self, role: str, message: Any) -> None:
         if role == CHUNK:
@@ -42,6 +47,8 @@ class Plans:
             self.decisions[int(message.chunk_id)] = message
         elif role == CANDIDATES:
             self.candidates[int(message.request_id)] = message
+        elif role == HELP:
+            self.helps.append(message)
 
 
 @dataclass(frozen=True)
@@ -133,7 +140,8 @@ def _facts(
     """The episode's metadata, JSON-ready.
 
     observation_age_ns: command's stamp less the observation's, one a step. plans: each chunk that ran, with
-    the stamp of the observation it was made for and its first uncommitted step (`start`).
+    the stamp of the observation it was made for and its first uncommitted step (`start`). help: each request
+    for the operator, value and progress None where unknown.
     """
     ran = dict.fromkeys(step.chunk_id for step in steps if step.chunk_id >= 0)
     commanders = ["policy", *(step.source for step in steps if step.source != "hold")]
@@ -147,6 +155,7 @@ def _facts(
         "takeovers": sum(b == "human" != a for a, b in pairwise(commanders)),
         "holds": sum(step.source == "hold" for step in steps),
         "rejected": ending.rejected,
+        "help": [_help_facts(message) for message in plans.helps],
         "versions": {
             "valueguide": __version__,
             "policy": sorted({step.policy_version for step in steps if step.policy_version}),
@@ -163,4 +172,14 @@ def _facts(
             }
             for number in ran
         ],
+    }
+
+
+def _help_facts(message: Any) -> dict[str, Any]:
+    numbers = {name: float(getattr(message, name)) for name in ("value", "progress")}
+    return {
+        "stamp_ns": stamp_ns(message),
+        "step": int(message.step),
+        "reason": str(message.reason),
+        **{name: number if math.isfinite(number) else None for name, number in numbers.items()},
     }

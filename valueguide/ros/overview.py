@@ -104,6 +104,7 @@ class Overview:
             "safety": self._safety(),
             "latency_ms": self._latencies(),
             "executor": self._executor(),
+            "help": self._help(),
             "decisions": [self._decision(message) for message in list(self._decisions)[-_SHOWN:]],
         }
 
@@ -179,6 +180,13 @@ class Overview:
         names = ("state", "delay_s", "delay_steps", "steps", "holds", "late", "dropped")
         return {name: getattr(found, name) for name in names}
 
+    def _help(self) -> dict[str, Any] | None:
+        """The last request for the operator in the running episode."""
+        found, task = self._last.get("help"), self._last.get("task")
+        if found is None or task is None or not task.active or found.episode_id != task.episode_id:
+            return None
+        return {"step": found.step, "reason": found.reason}
+
     def _decision(self, message: Any) -> dict[str, Any]:
         values = [None if math.isnan(value) else float(value) for value in message.scores.values]
         return {
@@ -209,6 +217,8 @@ def render(facts: dict[str, Any]) -> list[str]:
     lines.append(f"commands   {facts['commander'] or 'not heard'}")
     lines.append(f"progress   {_progress_text(progress)}")
     lines.append(f"safety     {_safety_text(safety)}")
+    if facts["help"] is not None:
+        lines.append(f"help       WANTED at step {facts['help']['step']}: {facts['help']['reason']}")
     lines += ["", *_executor_lines(facts["executor"]), *_latency_lines(facts["latency_ms"])]
     lines += ["", f"{'node':<16}{'state':<12}{'heartbeat':>10}   diagnostics"]
     for node in facts["nodes"]:

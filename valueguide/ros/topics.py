@@ -12,7 +12,8 @@ from valueguide.ros.observe import COMMAND, observation_topics
 QosName = Literal["sensor", "reliable", "latched"]
 #: Roles of the topics that make up an episode, beside those of `observation_topics`.
 TASK, CHUNK, CANDIDATES, DECISION, SAFETY = "task", "chunk", "candidates", "decision", "safety_state"
-EPISODE_ROLES = (COMMAND, TASK, CHUNK, CANDIDATES, DECISION, SAFETY)
+HELP = "help"
+EPISODE_ROLES = (COMMAND, TASK, CHUNK, CANDIDATES, DECISION, SAFETY, HELP)
 
 _OWN: dict[str, tuple[str, QosName]] = {
     "task": ("valueguide_msgs/msg/Task", "latched"),
@@ -28,6 +29,7 @@ _OWN: dict[str, tuple[str, QosName]] = {
     "safety_state": ("valueguide_msgs/msg/SafetyState", "latched"),
     "executor_state": ("valueguide_msgs/msg/ExecutorState", "reliable"),
     "progress": ("valueguide_msgs/msg/Progress", "reliable"),
+    "help": ("valueguide_msgs/msg/HelpRequest", "reliable"),
     "critic_version": ("valueguide_msgs/msg/CriticVersion", "latched"),
     "estop": ("std_msgs/msg/Bool", "reliable"),
     "heartbeat": ("valueguide_msgs/msg/Heartbeat", "reliable"),

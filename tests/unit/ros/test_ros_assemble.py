@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
@@ -77,6 +78,19 @@ def test_golden_episode() -> None:
     assert facts["versions"]["policy"] == ["base-1"] and facts["versions"]["critic"] == ["calql-2"]
     assert [p["chunk_id"] for p in facts["plans"]] == [0, 1, 2]
     assert facts["observation_age_ns"] == [PERIOD // 100] * 9
+
+
+def test_requests_for_help_are_kept_with_the_episode() -> None:
+    episode = make_episode(1, "PPPPPP")
+    stamp = SimpleNamespace(sec=START // 10**9, nanosec=3 * PERIOD)
+    wanted = SimpleNamespace(header=SimpleNamespace(stamp=stamp), episode_id=7, step=3, reason="value low",
+                             value=-12.5, progress=math.nan)  # fmt: skip
+    messages = [*episode_messages(ROBOT, episode, 7), Outgoing("help", wanted, START + 3 * PERIOD)]
+    (found,) = feed(arrivals(sorted(messages, key=lambda entry: entry.stamp)))
+    assert isinstance(found, Episode), found
+    facts = {"step": 3, "reason": "value low", "value": -12.5, "progress": None}
+    assert found.metadata["help"] == [{"stamp_ns": START + 3 * PERIOD, **facts}]
+    assert assembled(episode).metadata["help"] == []
 
 
 @given(sources=LETTERS, seed=st.integers(0, 99), ending=st.sampled_from(["success", "failure", "time_limit"]))

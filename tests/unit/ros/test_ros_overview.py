@@ -55,6 +55,16 @@ def _full() -> Overview:
     return overview
 
 
+def test_a_request_for_help_shows_while_its_episode_runs() -> None:
+    overview = _full()
+    assert overview.facts(10.0)["help"] is None
+    overview.on("help", _message(episode_id=7, step=24, reason="value low"), 9.0, 0)
+    assert "help       WANTED at step 24: value low" in render(overview.facts(10.0))
+    overview.on("task", _message(active=True, finished=False, instruction="", mode="guided", episode_id=8,
+                                 reason=""), 9.5, 0)  # fmt: skip
+    assert overview.facts(10.0)["help"] is None
+
+
 def test_facts_are_json_and_complete() -> None:
     facts = json.loads(json.dumps(_full().facts(10.0), allow_nan=False))
     nodes = {node.pop("name"): node for node in facts["nodes"]}

@@ -21,6 +21,7 @@ from valueguide.execution.executor import ChunkExecutor, ExecutorSettings, Motio
 from valueguide.ros.messages import chunk_from
 from valueguide_nodes import convert
 from valueguide_nodes.base import LATCHED, RELIABLE, Param, VgNode, run
+from valueguide_nodes.help import HelpAsker
 
 
 class ExecutorNode(VgNode):
@@ -31,6 +32,7 @@ class ExecutorNode(VgNode):
         Param("slack_s", 0.02, "how much older than the request an observation may be", 0.0, 10.0),
         Param("repeat_s", 1.0, "ask again when the policy came back after this silence", 0.1, 60.0),
         Param("task_s", 1.0, "silence of the node task after which an episode is given up", 0.1, 60.0),
+        Param("help", "", "help.json that says when to ask the operator for help; empty: never"),
     )
 
     def setup(self) -> None:
@@ -60,6 +62,7 @@ class ExecutorNode(VgNode):
             (Heartbeat, "heartbeat", self.on_heartbeat, RELIABLE),
         ):
             self.create_subscription(kind, topic, self.guarded(callback), qos)
+        self.help = HelpAsker(self, self.param("help"))
         self.timer = self.create_timer(1.0 / self.robot.rate_hz, self.guarded(self.tick))
 
     def tick(self) -> None:
@@ -112,6 +115,8 @@ class ExecutorNode(VgNode):
         )
         message.header.stamp = self.stamp()
         self.asks.publish(message)
+        # The first committed step goes out with the request, after the observation that will be used.
+        self.help.planning(request.request_id, self.core.counters.steps - int(request.committed.size > 0))
 
     def on_task(self, task: Task) -> None:
         starting = task.active and (not self.task.active or task.episode_id != self.task.episode_id)
@@ -120,6 +125,7 @@ class ExecutorNode(VgNode):
         if starting:
             self.requests = 0
             self.core.start()
+            self.help.begin(task)
             self.tick_now()
         elif ending:
             self.end("episode finished")
@@ -127,6 +133,7 @@ class ExecutorNode(VgNode):
     def end(self, reason: str) -> None:
         """Nothing more of this episode is sent, but for one hold."""
         self.task.active = False
+        self.help.end()
         if self.core.state is not State.STOPPED:
             self.core.finish()
             self.hold(reason)
@@ -157,10 +164,12 @@ class ExecutorNode(VgNode):
     def on_intervention(self, state: InterventionState) -> None:
         if state.active:
             self.core.take_over()
+            self.help.taken_over()
             return
         commanded = self.core.state is State.HUMAN
         self.core.hand_back()
         if commanded:
+            self.help.handed_back(self.core.counters.steps)
             self.tick_now()
 
     def on_human(self, message: Command) -> None:
@@ -208,6 +217,7 @@ class ExecutorNode(VgNode):
             "delay_ms": round(1e3 * self.core.delay.seconds),
             "late": counters.late,
             "warning": "chunks come late" if counters.late > 3 else "",
+            **self.help.status(),
         }
 
 

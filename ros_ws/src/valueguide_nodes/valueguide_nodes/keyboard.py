@@ -21,14 +21,15 @@ import rclpy
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Joy
-from valueguide_msgs.msg import ExecutorState, InterventionState, SafetyState
+from valueguide_msgs.msg import ExecutorState, HelpRequest, InterventionState, SafetyState
 
 from valueguide.execution.keys import HELP, Keys
 from valueguide_nodes.base import LATCHED, RELIABLE
 
 _JOY_HZ, _SCREEN_HZ = 20.0, 5.0
 _SAFETY = {SafetyState.OK: "ok", SafetyState.HOLDING: "holding", SafetyState.STOPPED: "STOPPED"}
-_CLEAR_LINE, _ALARM, _PLAIN = "\r\x1b[2K", "\x1b[7m", "\x1b[0m"
+_CLEAR_LINE, _ALARM, _PLAIN, _BELL = "\r\x1b[2K", "\x1b[7m", "\x1b[0m", "\a"
+_WANTED = "HELP WANTED"
 
 
 class Keyboard(Node):
@@ -40,15 +41,25 @@ class Keyboard(Node):
         self._joy = self.create_publisher(Joy, "keyboard_joy", RELIABLE)
         self._intervention: InterventionState | None = None
         self._commander, self._safety = "unknown", ""
+        #: Why help is wanted, until somebody takes over or the arm no longer runs; and what is still to say.
+        self.help, self.unsaid_help = "", ""
         self.create_subscription(InterventionState, "intervention", self._on_intervention, LATCHED)
         self.create_subscription(SafetyState, "safety_state", self._on_safety, LATCHED)
         self.create_subscription(ExecutorState, "executor_state", self._on_executor, RELIABLE)
+        self.create_subscription(HelpRequest, "help", self._on_help, RELIABLE)
 
     def _on_intervention(self, message: InterventionState) -> None:
         self._intervention = message
+        if message.active:
+            self.help = ""
 
     def _on_executor(self, message: ExecutorState) -> None:
         self._commander = message.commander
+        if message.state in ("idle", "stopped"):
+            self.help = ""
+
+    def _on_help(self, message: HelpRequest) -> None:
+        self.help = self.unsaid_help = f"{_WANTED} at step {message.step}: {message.reason}"
 
     def _on_safety(self, message: SafetyState) -> None:
         self._safety = f"{_SAFETY.get(message.state, message.state)} {message.reason}".strip()
@@ -72,7 +83,8 @@ class Keyboard(Node):
         if found.active and found.device == "keyboard":
             # A program started anew finds its predecessor's command still held.
             who = "YOU" if self.keys.commanding else "keyboard, held: t to go on, t again to hand back"
-        return f"commands: {who}   speed {self.keys.speed_text}   safety: {self._safety or 'not heard'}"
+        wanted, safety = f"{_WANTED}   " if self.help else "", self._safety or "not heard"
+        return f"{wanted}commands: {who}   speed {self.keys.speed_text}   safety: {safety}"
 
 
 @contextlib.contextmanager
@@ -91,7 +103,7 @@ def unbuffered_terminal() -> Iterator[None]:
 def show(line: str) -> None:
     """Rewrite the status line, cut to the terminal's width."""
     width = shutil.get_terminal_size().columns - 1
-    style = _ALARM if "STOPPED" in line else ""
+    style = _ALARM if "STOPPED" in line or _WANTED in line else ""
     sys.stdout.write(f"{_CLEAR_LINE}{style}{line[:width]}{_PLAIN if style else ''}")
     sys.stdout.flush()
 
@@ -116,6 +128,9 @@ def control(node: Keyboard) -> None:
         if node.keys.help_wanted:
             node.keys.help_wanted = False
             sys.stdout.write(f"{_CLEAR_LINE}{HELP}\n")
+        if node.unsaid_help:
+            sys.stdout.write(f"{_CLEAR_LINE}{_BELL}{node.unsaid_help}. Press t to take over\n")
+            node.unsaid_help = ""
         if node.keys.notice != notice:
             notice = node.keys.notice
             sys.stdout.write(f"{_CLEAR_LINE}{notice}\n" if notice else "")

@@ -13,7 +13,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import JointState, Joy
 from std_msgs.msg import Bool
 from std_srvs.srv import SetBool
-from valueguide_msgs.msg import Command, InterventionState, Task
+from valueguide_msgs.msg import Command, HelpRequest, InterventionState, Task
 
 from valueguide.config.robot import RobotConfig, load_robot
 from valueguide.errors import ConfigError, DataError, mismatch
@@ -58,7 +58,7 @@ class TeleopNode(VgNode):
             # The keyboard program always sends the default layout, whatever gamepad is in use.
             "keyboard": Mapping(len(names), default_axes(names), dead_zone=0.0),
         }
-        self._joints, self._episode = JointReader(self._robot), None
+        self._joints, self._episode, self._help = JointReader(self._robot), None, ""
         # Best effort hears every joystick driver, whatever it offers; such a driver repeats itself.
         joy = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
         for topic, device, profile in (("joy", "joy", joy), ("keyboard_joy", "keyboard", RELIABLE)):
@@ -67,6 +67,7 @@ class TeleopNode(VgNode):
         self.create_subscription(Command, "script_command", self.guarded(self._on_script), RELIABLE)
         self.create_subscription(Command, "proposed_command", self.guarded(self._on_proposed), RELIABLE)
         self.create_subscription(Task, "task", self.guarded(self._on_task), LATCHED)
+        self.create_subscription(HelpRequest, "help", self.guarded(self._on_help), RELIABLE)
         topic = self._robot.joints.topic
         self.create_subscription(JointState, topic, self.guarded(self._on_joints), SENSOR)
 
@@ -115,7 +116,8 @@ class TeleopNode(VgNode):
             "takeovers": teleop.takeovers,
             "refused": teleop.refused,
         }
-        return {**facts, "warning": f"{teleop.device}: silent, the arm is held"} if teleop.lost else facts
+        lost = f"{teleop.device}: silent, the arm is held" if teleop.lost else ""
+        return {**facts, "warning": lost or self._help}
 
     def _on_joy(self, device: Device, message: Joy) -> None:
         hands = self._mappings[device].read(message.axes, message.buttons)
@@ -155,6 +157,14 @@ class TeleopNode(VgNode):
             self._episode = message.episode_id
             self._teleop.new_episode()
             self._announce()
+        if not message.active:
+            self._help = ""
+
+    def _on_help(self, message: HelpRequest) -> None:
+        """Told until somebody takes over or the episode ends."""
+        if message.episode_id == self._episode and self._teleop.device is None:
+            self._help = f"help wanted at step {message.step}: {message.reason}"
+            self.get_logger().warning(self._help)
 
     def _on_joints(self, message: JointState) -> None:
         joint_position = self._robot.action.kind == "joint_position"
@@ -199,6 +209,7 @@ class TeleopNode(VgNode):
         state = (teleop.device is not None, teleop.device or "", teleop.takeovers)
         if state != self._said:
             self._said = state
+            self._help = "" if state[0] else self._help
             message = InterventionState(active=state[0], device=state[1], takeovers=state[2])
             message.header.stamp = self.stamp()
             self._intervention.publish(message)
