@@ -155,6 +155,8 @@ class _Listener:
             ("help", msg.HelpRequest, RELIABLE),
             ("progress", msg.Progress, RELIABLE),
             ("decision", msg.Decision, RELIABLE),
+            ("shadow_decision", msg.Decision, RELIABLE),
+            ("critic_version", msg.CriticVersion, LATCHED),
             ("chunk", msg.ActionChunk, RELIABLE),
         ):
             self._node.create_subscription(kind, topic, self._reader(topic), profile)

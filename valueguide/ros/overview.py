@@ -42,11 +42,13 @@ class Overview:
         self._nodes: dict[str, _Node] = {}
         self._last: dict[str, Any] = {}
         self._decisions: deque[Any] = deque(maxlen=_DECISIONS)
+        self._beside: deque[Any] = deque(maxlen=_DECISIONS)
         self._chunk_ages: deque[float] = deque(maxlen=_DECISIONS)
         self._readers: dict[str, Callable[[Any, float, int], None]] = {
             "heartbeat": self._on_heartbeat,
             "/diagnostics": self._on_diagnostics,
             "decision": lambda message, now, clock_ns: self._decisions.append(message),
+            "shadow_decision": lambda message, now, clock_ns: self._beside.append(message),
             "chunk": self._on_chunk,
         }
 
@@ -105,6 +107,7 @@ class Overview:
             "latency_ms": self._latencies(),
             "executor": self._executor(),
             "help": self._help(),
+            "critic": self._critic(),
             "decisions": [self._decision(message) for message in list(self._decisions)[-_SHOWN:]],
         }
 
@@ -187,6 +190,22 @@ class Overview:
             return None
         return {"step": found.step, "reason": found.reason}
 
+    def _critic(self) -> dict[str, Any] | None:
+        found = self._last.get("critic_version")
+        if found is None:
+            return None
+        names = ("version", "number", "role", "shadow", "shadow_number")
+        return {**{name: getattr(found, name) for name in names}, **self._agreement(found.shadow)}
+
+    def _agreement(self, shadow: str) -> dict[str, int]:
+        """Of the last decisions that both made, how many they made alike."""
+        chosen = {(d.episode_id, d.chunk_id): d.preferred for d in self._decisions}
+        both = [
+            d for d in self._beside if d.critic_version == shadow and (d.episode_id, d.chunk_id) in chosen
+        ]
+        alike = sum(d.preferred == chosen[d.episode_id, d.chunk_id] for d in both)
+        return {"shadow_scored": len(both), "shadow_agrees": alike}
+
     def _decision(self, message: Any) -> dict[str, Any]:
         values = [None if math.isnan(value) else float(value) for value in message.scores.values]
         return {
@@ -219,7 +238,8 @@ def render(facts: dict[str, Any]) -> list[str]:
     lines.append(f"safety     {_safety_text(safety)}")
     if facts["help"] is not None:
         lines.append(f"help       WANTED at step {facts['help']['step']}: {facts['help']['reason']}")
-    lines += ["", *_executor_lines(facts["executor"]), *_latency_lines(facts["latency_ms"])]
+    lines += ["", *_executor_lines(facts["executor"]), *_critic_lines(facts["critic"])]
+    lines += _latency_lines(facts["latency_ms"])
     lines += ["", f"{'node':<16}{'state':<12}{'heartbeat':>10}   diagnostics"]
     for node in facts["nodes"]:
         age = node["heartbeat_age_s"]
@@ -258,6 +278,22 @@ def _executor_lines(executor: dict[str, Any] | None) -> list[str]:
     delay = f"delay {1e3 * executor['delay_s']:.0f} ms = {executor['delay_steps']} steps"
     counts = ", ".join(f"{name} {executor[name]}" for name in ("steps", "holds", "late", "dropped"))
     return [f"executor   {executor['state']}, {delay}; {counts}"]
+
+
+def _critic_lines(critic: dict[str, Any] | None) -> list[str]:
+    if critic is None:
+        return ["critic     not heard"]
+    name = _version_text(critic["version"], critic["number"])
+    serving = f"{name}, {critic['role']}" if name else "none"
+    beside = _version_text(critic["shadow"], critic["shadow_number"])
+    if not beside:
+        return [f"critic     {serving}"]
+    agrees = f"agrees in {critic['shadow_agrees']} of the last {critic['shadow_scored']}"
+    return [f"critic     {serving}; in shadow {beside}, {agrees}"]
+
+
+def _version_text(version: str, number: int) -> str:
+    return f"version {number} ({version})" if number else version
 
 
 def _latency_lines(latencies: dict[str, dict[str, float] | None]) -> list[str]:

@@ -17,7 +17,8 @@ def _message(**fields: Any) -> SimpleNamespace:
 
 
 def _decision(number: int, **changes: Any) -> SimpleNamespace:
-    fields = {"chunk_id": number, "index": 1, "preferred": 1, "reason": "argmax", "policy_s": 0.02,
+    fields = {"episode_id": 7, "critic_version": "b1", "chunk_id": number, "index": 1,
+               "preferred": 1, "reason": "argmax", "policy_s": 0.02,
               "critic_s": 0.004, "latency_s": 0.025, "scores": _message(values=[0.25, 0.5])}  # fmt: skip
     return _message(**{**fields, **changes})
 
@@ -49,6 +50,11 @@ def _full() -> Overview:
                                          contact_force=math.nan), 9.0, 0)  # fmt: skip
     for number in range(3):
         overview.on("decision", _decision(number, latency_s=0.01 * (number + 1)), 9.0, 0)
+    overview.on("critic_version", _message(version="b1", number=4, role="active", shadow="c2",
+                                           shadow_number=6), 1.0, 0)  # fmt: skip
+    for number, preferred, version in ((0, 1, "a0"), (1, 1, "c2"), (2, 0, "c2"), (9, 1, "c2")):
+        beside = _decision(number, preferred=preferred, critic_version=version)
+        overview.on("shadow_decision", beside, 9.0, 0)
     overview.on("chunk", _chunk(100.25), 9.0, 100_400_000_000)
     for tick in range(100):
         overview.count("front/image", tick / 10)
@@ -85,6 +91,8 @@ def test_facts_are_json_and_complete() -> None:
     assert (decision["last"], decision["median"], decision["largest"]) == pytest.approx((30, 20, 30))
     assert facts["latency_ms"]["chunk age"]["last"] == pytest.approx(150)
     assert facts["decisions"][-1]["scores"] == [0.25, 0.5]
+    assert facts["critic"] == {"version": "b1", "number": 4, "role": "active", "shadow": "c2",
+                               "shadow_number": 6, "shadow_scored": 2, "shadow_agrees": 1}  # fmt: skip
 
 
 def test_every_fact_is_on_the_screen() -> None:
@@ -94,6 +102,7 @@ def test_every_fact_is_on_the_screen() -> None:
         "[########............] 40%", "HOLDING no command for 0.40 s", "rejected 1", "delay 120 ms = 2 steps",
         "late 3", "decision 30 (20)", "chunk age 150", "SILENT", "warning: slow", "front/image",
         "chunk    2  candidate 1  argmax  0.250 0.500",
+        "critic     version 4 (b1), active; in shadow version 6 (c2), agrees in 1 of the last 2",
     ):  # fmt: skip
         assert wanted in text, f"{wanted!r} in\n{text}"
 
@@ -121,13 +130,21 @@ def test_a_human_and_a_stop_are_named() -> None:
         assert wanted in text, f"{wanted!r} in\n{text}"
 
 
+def test_a_critic_alone_is_named_by_its_hash() -> None:
+    overview = Overview("", now=0.0)
+    for version, role, line in (("b1", "shadow", "b1, shadow"), ("", "none", "none")):
+        said = _message(version=version, number=0, role=role, shadow="", shadow_number=0)
+        overview.on("critic_version", said, 1.0, 0)
+        assert f"critic     {line}" in render(overview.facts(1.0))
+
+
 def test_a_graph_that_says_little_is_shown_too() -> None:
     overview = Overview("", now=0.0)
     assert overview.silent and overview.namespace == "/"
     overview.on("heartbeat", _message(node="teleop", state="active"), 0.5, 0)
     assert not overview.silent
     text = "\n".join(render(overview.facts(1.0)))
-    assert text.count("not heard") == 5 and "none yet" in text
+    assert text.count("not heard") == 6 and "none yet" in text
     overview.on("task", _message(active=False, finished=True, instruction="x", mode="", episode_id=1,
                                  reason="time_limit"), 1.0, 0)  # fmt: skip
     assert "over: time_limit" in "\n".join(render(overview.facts(1.0)))
