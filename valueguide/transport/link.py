@@ -1,0 +1,324 @@
+"""`ServerLink`: a robot's connection to a server, over which it asks ahead and waits with a deadline.
+
+A thread owns the socket. When an answer is missed the socket is thrown away, and a new connection begins with
+a new session: what was still under way cannot arrive any more, so an old chunk is never taken for a new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import queue
+import threading
+import time
+from collections import deque
+
+import zmq
+
+from valueguide.errors import DataError, LinkError
+from valueguide.transport.clock import ClockOffset
+from valueguide.transport.keys import check_endpoint, use_client_keys
+from valueguide.transport.messages import (
+    BYE,
+    DECIDE,
+    DECISION,
+    HELLO,
+    PING,
+    REFUSED,
+    WELCOME,
+    DecideRequest,
+    Welcome,
+    decide_message,
+    read_decision,
+    read_welcome,
+)
+from valueguide.transport.pending import Answer, Counters, LinkSettings, Pending
+from valueguide.transport.wire import Message, decode, encode
+
+_WAKE = "inproc://asked"
+_QUEUE, _MAX_FRAME = 8, 1 << 25
+
+
+class ServerLink:
+    """Connects in the background from the start, and again whenever the connection is lost.
+
+    welcome: what the server said of its models last, None before. trouble: what is wrong now, "" if nothing.
+    Raises ConfigError at once when the endpoint needs keys, or a key file is damaged.
+    """
+
+    def __init__(self, settings: LinkSettings) -> None:
+        check_endpoint(settings.endpoint, settings.keys)
+        self.settings = settings
+        self.clock = ClockOffset()
+        self.counters = Counters()
+        self.welcome: Welcome | None = None
+        self.trouble = "not connected yet"
+        self._context = zmq.Context()
+        self._inbox: queue.SimpleQueue[Pending] = queue.SimpleQueue()
+        self._asked: deque[Pending] = deque()
+        self._open: dict[int, Pending] = {}
+        self._lock = threading.Lock()
+        self._connected = threading.Event()
+        self._closed = threading.Event()
+        self._waker: zmq.Socket[bytes] = self._context.socket(zmq.PUSH)
+        self._woken: zmq.Socket[bytes] = self._context.socket(zmq.PULL)
+        self._woken.bind(_WAKE)
+        self._waker.connect(_WAKE)
+        self._socket: zmq.Socket[bytes] | None = None
+        self._session, self._seq = 0, 0
+        self._stamps: dict[int, int] = {}
+        self._last_heard = self._last_ping = self._opened = -math.inf
+        if settings.keys is not None:  # so that damaged keys are said here and not in the thread
+            with self._context.socket(zmq.DEALER) as probe:
+                use_client_keys(probe, settings.keys)
+        self._thread = threading.Thread(target=self._run, daemon=True, name="server link")
+        self._thread.start()
+
+    # -- from outside, any thread ----------------------------------------------------------------
+
+    def connect(self, timeout_s: float) -> Welcome:
+        """Waits until the server has said what it offers. Raises LinkError when it does not in time."""
+        if not self._connected.wait(timeout_s) or self.welcome is None:
+            raise LinkError(f"server {self.settings.endpoint}: {self.trouble}")
+        return self.welcome
+
+    def ask(self, request: DecideRequest, timeout_s: float | None = None) -> Pending:
+        """A question; returns at once. It is sent when there is a connection, until its deadline.
+
+        The request's arrays must not change until it is answered.
+        """
+        now = time.monotonic()
+        pending = Pending(request, now, now + (timeout_s or self.settings.timeout_s))
+        if self._closed.is_set():
+            pending.finish(error=LinkError("server: the link is closed"))
+            return pending
+        self._inbox.put(pending)
+        self._wake()
+        return pending
+
+    def close(self) -> None:
+        """Says goodbye. Open questions end with LinkError."""
+        if not self._closed.is_set():
+            self._closed.set()
+            self._wake()
+            self._thread.join()
+            self._waker.close()
+            self._context.term()
+
+    def __enter__(self) -> ServerLink:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _wake(self) -> None:
+        # Full: the thread has been told often enough.
+        with self._lock, contextlib.suppress(zmq.Again):
+            self._waker.send(b"", zmq.NOBLOCK)
+
+    # -- in the link's thread --------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while not self._closed.is_set():
+                self._connect_if_due()
+                self._send_asked()
+                self._wait()
+                self._receive()
+                self._check_deadlines()
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        if self._session and self._socket is not None:
+            with contextlib.suppress(zmq.Again):
+                self._send(BYE)
+        self._look_into_inbox()
+        self._give_up("the link is closed", linger_ms=200)
+        self._woken.close()
+
+    def _connect_if_due(self) -> None:
+        now = time.monotonic()
+        waited = now - self._opened
+        if self._socket is not None and not self._session and waited > self.settings.retry_s:
+            self._give_up(self.trouble if self.trouble.startswith("refused") else "no answer to hello")
+            self._opened = -math.inf  # the wait for the answer was the pause
+        if self._socket is None and now - self._opened >= self.settings.retry_s:
+            self._socket = self._new_socket()
+            self._opened = self._last_ping = now
+            self._send(HELLO, body={"name": self.settings.name})
+
+    def _new_socket(self) -> zmq.Socket[bytes]:
+        socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
+        socket.linger = 0
+        socket.sndhwm = socket.rcvhwm = _QUEUE
+        socket.maxmsgsize = _MAX_FRAME
+        socket.ipv6 = "[" in self.settings.endpoint
+        if self.settings.keys is not None:
+            use_client_keys(socket, self.settings.keys)
+        socket.connect(self.settings.endpoint)
+        return socket
+
+    def _give_up(self, why: str, linger_ms: int = 0) -> None:
+        """The connection, and everything that was asked over it."""
+        if self._socket is not None:
+            self._socket.close(linger=linger_ms)
+        self._socket, self._session = None, 0
+        self._connected.clear()
+        self.trouble = why
+        self._stamps.clear()
+        for pending in self._open.values():
+            pending.finish(error=LinkError(f"server {self.settings.endpoint}: {why}"))
+        self._open.clear()
+        if self._closed.is_set():
+            while self._asked:
+                self._asked.popleft().finish(error=LinkError(f"server {self.settings.endpoint}: {why}"))
+
+    def _send(self, kind: str, pending: Pending | None = None, body: dict[str, str] | None = None) -> None:
+        assert self._socket is not None
+        self._seq += 1
+        fields, arrays = decide_message(pending.request) if pending else (body or {}, {})
+        now, sent_ns = time.monotonic(), time.monotonic_ns()
+        message = Message(
+            kind,
+            session=self._session,
+            seq=self._seq,
+            sent_ns=sent_ns,
+            deadline_ns=sent_ns + int(1e9 * (pending.deadline - now)) if pending else 0,
+            offset_ns=self.clock.offset_ns,
+            body=fields,
+            arrays=arrays,
+        )
+        frames = encode(message, self.settings.pictures if pending else "raw")
+        self._socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
+        self._stamps[self._seq] = sent_ns
+        if pending is not None:
+            pending.seq, pending.sent_ns = self._seq, sent_ns
+            self._open[self._seq] = pending
+
+    def _send_asked(self) -> None:
+        while self._session and self._asked:
+            pending = self._asked.popleft()
+            try:
+                self._send(DECIDE, pending)
+            except DataError as error:  # it cannot be a message
+                pending.finish(error=error)
+            except zmq.Again:
+                self.counters.missed += 1
+                pending.finish(error=LinkError(f"server {self.settings.endpoint}: takes no more messages"))
+                self._give_up("takes no more messages")
+
+    def _wait(self) -> None:
+        now = time.monotonic()
+        until = min([p.deadline for p in (*self._open.values(), *self._asked)], default=math.inf)
+        if self._session:
+            until = min(until, self._last_ping + self.settings.ping_s)
+        else:
+            until = min(until, self._opened + self.settings.retry_s)
+        poller = zmq.Poller()
+        poller.register(self._woken, zmq.POLLIN)
+        if self._socket is not None:
+            poller.register(self._socket, zmq.POLLIN)
+        # Rounded up: a poll that ends just before its time would spin.
+        poller.poll(math.ceil(1e3 * min(1.0, max(0.0, until - now))))
+        while self._woken.poll(0):
+            self._woken.recv()
+        self._look_into_inbox()
+
+    def _look_into_inbox(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._asked.append(self._inbox.get_nowait())
+
+    def _check_deadlines(self) -> None:
+        now, settings = time.monotonic(), self.settings
+        for pending in [p for p in self._asked if p.deadline <= now]:
+            self._asked.remove(pending)
+            self.counters.missed += 1
+            pending.finish(error=LinkError(f"server {settings.endpoint}: {self.trouble}"))
+        if any(pending.deadline <= now for pending in self._open.values()):
+            self.counters.missed += 1
+            self._give_up("no answer in time")
+            self._opened = -math.inf
+        if not self._session or now - self._last_ping < settings.ping_s:
+            return
+        if now - self._last_heard > settings.silent_s:
+            self._give_up(f"silent for {settings.silent_s:g} s")
+            return
+        self._last_ping = now
+        try:
+            self._send(PING)
+        except zmq.Again:
+            self._give_up("takes no more messages")
+
+    # -- what comes ------------------------------------------------------------------------------
+
+    def _receive(self) -> None:
+        while self._socket is not None:
+            try:
+                frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            now_ns = time.monotonic_ns()
+            try:
+                self._take(decode([frame.buffer for frame in frames]), now_ns)
+            except DataError as error:
+                self.trouble = f"refused: {error}"
+                self.counters.dropped += 1
+
+    def _take(self, message: Message, now_ns: int) -> None:
+        sent_ns = self._stamps.pop(message.answers, None)
+        pending = self._open.pop(message.answers, None)
+        if self._session:
+            # A server that does not know the session cannot repeat it.
+            fits = message.session == self._session or (message.kind == REFUSED and not message.session)
+        else:
+            fits = message.kind in (WELCOME, REFUSED)
+        if sent_ns is None or not fits:
+            self.counters.dropped += 1
+            return
+        self._last_heard = now_ns * 1e-9
+        if not self._session and message.kind == WELCOME:
+            self._begin_session(message)
+        if message.received_ns:
+            self.clock.add(sent_ns, message.received_ns, message.sent_ns, now_ns)
+        if message.kind == REFUSED:
+            self._take_refusal(message, pending)
+        elif pending is not None:
+            self._take_answer(message, pending, now_ns)
+
+    def _begin_session(self, message: Message) -> None:
+        welcome = read_welcome(message)
+        if self.welcome is None or welcome.server != self.welcome.server:
+            self.clock.clear()
+        self._session, self.welcome, self.trouble = message.session, welcome, ""
+        self.counters.connections += 1
+        self._connected.set()
+
+    def _take_refusal(self, message: Message, pending: Pending | None) -> None:
+        code, text = str(message.body.get("code", "")), str(message.body.get("text", ""))
+        self.counters.refused += 1
+        error = LinkError(f"server {self.settings.endpoint} refused ({code}): {text}")
+        if pending is not None:
+            pending.finish(error=error)
+        if not self._session:
+            self.trouble = f"refused ({code}): {text}"
+        elif code in ("no_session", "draining"):
+            self._give_up(f"refused ({code}): {text}")
+
+    def _take_answer(self, message: Message, pending: Pending, now_ns: int) -> None:
+        if message.kind != DECISION:
+            pending.finish(error=DataError(f"server: expected a decision, found {message.kind!r}"))
+            return
+        try:
+            reply = read_decision(message)
+        except DataError as error:
+            pending.finish(error=error)
+            return
+        self.counters.answers += 1
+        ours = self.clock.to_ours(message.sent_ns)
+        round_trip_s = now_ns * 1e-9 - pending.asked
+        thought_s = max(0, message.sent_ns - message.received_ns) * 1e-9
+        pending.finish(
+            Answer(reply, round_trip_s, now_ns if ours is None else ours, max(0.0, round_trip_s - thought_s))
+        )
