@@ -12,11 +12,11 @@ import pytest
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("safety", "execution", "config", "ros")
+FOLDERS = ("safety", "execution", "config", "ros", "transport")
 IMPORTS = (
     "import sys, numpy, valueguide.safety.gate, valueguide.execution.executor, valueguide.config.robot, "
     "valueguide.ros.observe, valueguide.ros.bag, valueguide.ros.assemble, valueguide.data.writer, "
-    "valueguide.steering.decide, valueguide.cli.main; "
+    "valueguide.steering.decide, valueguide.cli.main, valueguide.transport.steerer; "
     "assert numpy.__version__.startswith('1.26'), numpy.__version__; "
     "assert not {'torch', 'rclpy', 'mujoco', 'lerobot'} & set(sys.modules)"
 )

@@ -31,6 +31,7 @@ for module in pkgutil.walk_packages(getattr(package, "__path__", []), package.__
         "valueguide.progress",
         "valueguide.evaluation",
         "valueguide.transport",
+        "valueguide.serving",
     ],
 )
 def test_imports_without_models_ros_or_simulator(package: str) -> None:

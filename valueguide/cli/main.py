@@ -25,6 +25,8 @@ COMMANDS = {
     "replay": "logged choices made again by another critic, temperature or aggregation",
     "convert": "a dataset with interventions marked as one of LeRobot's programs marks them",
     "progress": "how far along a task is, by a vision-language model: score, detect success, filter",
+    "serve": "policy and critic behind one socket, for robots without torch",
+    "keys": "make keys for a server that other machines can reach",
     "bag": "MCAP bags to datasets and back, and what a bag holds and lacks",
     "ros": "build the ROS 2 workspace, launch the graph, run one node",
     "bench": "measure speed and memory against a baseline in the same run",
