@@ -25,7 +25,7 @@ RULES = ("voc", "final", "both")
 #: GVL-SD (arXiv 2411.04549) calls VOC of 0.5 or more success, without calibration.
 PAPER_VOC = 0.5
 _ENOUGH = 5
-_RIDGE, _STEPS = 1e-3, 100
+_RIDGE, _STEPS = 1e-4, 100
 Float64 = NDArray[np.float64]
 
 
@@ -167,7 +167,8 @@ def _threshold(scores: Float64, label: NDArray[np.bool_]) -> float:
     """Between two neighbouring scores, where most verdicts are right; beyond the ends is allowed too."""
     levels = np.unique(scores)
     cuts = np.concatenate([levels[:1], (levels[1:] + levels[:-1]) / 2, levels[-1:] + 1e-6])
-    right = np.array([np.sum((scores >= cut) == label) for cut in cuts])
+    ones, zeros = np.sort(scores[label]), np.sort(scores[~label])
+    right = len(ones) - np.searchsorted(ones, cuts) + np.searchsorted(zeros, cuts)
     best = np.flatnonzero(right == right.max())
     return float(cuts[best[len(best) // 2]])
 
