@@ -12,6 +12,8 @@ from valueguide.evaluation.suite import Suite
 from valueguide.interfaces import Critic, Policy
 from valueguide.steering.select import MedoidSelector, RandomSelector, Selector
 from valueguide.steering.steer import Steerer, SteeringConfig
+from valueguide.transport.remote_mapping import RobotFacts
+from valueguide.transport.remote_policy import connect_policy, is_remote
 
 #: base: the policy alone. guided: the critic's choice of K. random: any of the K. medoid: the most
 #: typical of the K. qonly: uniformly random chunks, the critic's choice of K.
@@ -88,7 +90,9 @@ class ArmFactory:
 
 
 def load_policy(path: str, suite: Suite, device: str = "cpu") -> Any:
-    """A LeRobot policy that fits the suite. Raises CheckpointError naming what does not."""
+    """A LeRobot policy or a policy server. Raises CheckpointError, ConfigError for what does not fit."""
+    if is_remote(path):
+        return connect_policy(path, _facts(suite))
     from valueguide.policies.load import load_policy as load
 
     policy = load(path, device)
@@ -107,6 +111,16 @@ def load_policy(path: str, suite: Suite, device: str = "cpu") -> Any:
             mismatch(where, "observation", f"what {suite.name} offers", "environment_state")
         )
     return policy
+
+
+def _facts(suite: Suite) -> RobotFacts:
+    return RobotFacts(
+        action_names=suite.action_names,
+        state_size=len(suite.state_names),
+        cameras=suite.cameras,
+        environment_state_size=len(suite.environment_state_names),
+        rate_hz=suite.fps,
+    )
 
 
 def load_critic(path: str, suite: Suite, device: str = "cpu") -> Any:
