@@ -7,6 +7,7 @@ observation in one request are K draws: candidates cost one forward pass there.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,9 @@ class GrootLink:
             raise LinkClosed(f"{self.where}: cannot connect: nobody answers there")
         found = self._call("ping", None, deadline)
         if not isinstance(found, dict) or found.get("status") != "ok":
-            raise DataError(mismatch(self.where, "answer to ping", "{'status': 'ok'}", one_line(repr(found), 80)))
+            raise DataError(
+                mismatch(self.where, "answer to ping", "{'status': 'ok'}", one_line(repr(found), 80))
+            )
         return True
 
     def metadata(self) -> Any:

@@ -17,6 +17,8 @@ from valueguide.execution.splice import splice
 from valueguide.ros.messages import array_from
 from valueguide.ros.observe import ObservationBuilder
 from valueguide.steering.steer import Steerer, SteeringConfig
+from valueguide.transport.remote_mapping import RobotFacts
+from valueguide.transport.remote_policy import connect_policy, is_remote
 from valueguide.types import Candidates, Observation
 from valueguide_nodes import convert, critic_slot
 from valueguide_nodes.base import RELIABLE, Param, VgNode, run
@@ -28,7 +30,11 @@ from valueguide_nodes.shadow import Decided, ShadowScorer
 class PolicyNode(VgNode):
     NAME = "policy"
     PARAMETERS = (
-        Param("policy", "", "LeRobot policy: folder or hub id; empty: the shipped one"),
+        Param(
+            "policy",
+            "",
+            "LeRobot policy: folder or hub id, or openpi:// or groot:// server; empty: the shipped one",
+        ),
         Param("critic", "", "critic folder; empty: the shipped one; none: no critic"),
         Param("rerank", "inline", "inline: score here; remote: leave it to the node reranker"),
         Param("k", 16, "candidates per decision", 1, 1024),
@@ -42,13 +48,11 @@ class PolicyNode(VgNode):
     )
 
     def setup(self) -> None:
-        from valueguide.policies.load import load_policy
-
         if self.param("rerank") not in ("inline", "remote"):
             raise ConfigError(mismatch("policy", "rerank", "inline or remote", self.param("rerank")))
         self.robot: RobotConfig = load_robot(self.param("robot"))
         self.inline = self.param("rerank") == "inline"
-        policy = load_policy(checkpoint(self.param("policy"), "policy"), self.param("device"))
+        policy = proposer(checkpoint(self.param("policy"), "policy"), self.robot, self.param("device"))
         check_policy(policy, self.robot)
         path = checkpoint(self.param("critic"), "critic") if self.inline else NONE
         self.slot = CriticSlot(self, self.robot, path, offered=self.inline)
@@ -189,6 +193,22 @@ class PolicyNode(VgNode):
             "critic_ms": round(1e3 * timing.critic_s, 1),
             "decisions": self.chunks,
         }
+
+
+def proposer(name: str, robot: RobotConfig, device: str) -> Any:
+    """A LeRobot policy, or the client of somebody else's policy server (no torch here then)."""
+    if is_remote(name):
+        facts = RobotFacts(
+            action_names=robot.action.names,
+            state_size=len(robot.state),
+            cameras={camera: (spec.height, spec.width) for camera, spec in robot.cameras.items()},
+            environment_state_size=None if robot.environment_state_topic else 0,
+            rate_hz=robot.rate_hz,
+        )
+        return connect_policy(name, facts)
+    from valueguide.policies.load import load_policy
+
+    return load_policy(name, device)
 
 
 def check_policy(policy: Any, robot: RobotConfig) -> None:
