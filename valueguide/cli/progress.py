@@ -1,11 +1,11 @@
-"""`valueguide progress score | success | filter`: from frames to progress, outcomes and better datasets."""
+"""`valueguide progress score | success | filter | …`: from frames to progress, and what it is good for."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
-from valueguide.cli import progress_filter, progress_score, progress_success
+from valueguide.cli import progress_agree, progress_filter, progress_score, progress_success, progress_weights
 
 EXAMPLES = """examples:
   # a local model (a folder, or a name on the Hub); its controls run too
@@ -31,11 +31,17 @@ EXAMPLES = """examples:
   # the better half of each task as a new dataset, and a control of the same size
   valueguide progress filter --dataset D --scores day1.jsonl --top 0.5 --per-task --out D_top
   valueguide progress filter --dataset D --random D_top --per-task --seed 1 --out D_random
+
+  # does the scored progress agree with the simulator's and with a critic's value; weights for imitation
+  valueguide progress agree --dataset D --critic outputs/critic --out agreement.html --json agreement.json
+  valueguide progress weights --dataset D --chunk 16 --out weights.parquet
 """
 _WHATS: dict[str, tuple[Any, str]] = {
     "score": (progress_score, "progress of every frame of episodes, with controls"),
     "success": (progress_success, "which episodes succeeded, by calibrated thresholds"),
     "filter": (progress_filter, "the episodes worth keeping, as a new dataset"),
+    "agree": (progress_agree, "progress against the simulator's truth and a critic's value"),
+    "weights": (progress_weights, "advantage weights for imitation, by the gain of progress"),
 }
 
 

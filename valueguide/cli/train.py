@@ -30,7 +30,11 @@ EXAMPLES = """examples:
   valueguide train critic --dataset runs/day1/dataset --dataset runs/day2/bag --algo aloe \\
       --policy outputs/policy --init outputs/critic --out outputs/critic2
 
-  # the same by two processes (a machine with GPUs: one each); see docs/critics.md
+  # dense rewards from the progress that `valueguide progress score` wrote beside the dataset
+  valueguide train critic --dataset outputs/demos --backbone outputs/clip --progress-reward 10 \\
+      --out outputs/critic3
+
+  # ALOE by two processes (a machine with GPUs: one each); see docs/critics.md
   torchrun --nproc-per-node 2 -m valueguide.cli.main train critic --algo aloe ...
 
   # policy and critic learn in simulation, an operator beside them; the same command goes on after a break
@@ -121,6 +125,13 @@ def _critic_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=15000)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--gamma", type=float, default=0.98)
+    parser.add_argument(
+        "--progress-reward",
+        type=float,
+        default=0.0,
+        metavar="SCALE",
+        help="potential-based shaping by the progress of `progress score`, times SCALE (in steps; 0: none)",
+    )
     parser.add_argument("--hl-gauss", action="store_true", help="distributional head instead of a scalar")
     parser.add_argument("--layer-norm", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument(

@@ -19,6 +19,7 @@ from valueguide.cli.common import progress_bar
 from valueguide.cli.device import usable_device
 from valueguide.cli.features import vision_features
 from valueguide.cli.train_policy import clip_folder
+from valueguide.cli.train_shaping import SHAPING, check_shaping, progress_potentials, shaping_facts
 from valueguide.critics.checkpoint import (
     TRAINING_STATE,
     LoadedCritic,
@@ -58,6 +59,7 @@ def train_critic(args: argparse.Namespace, processes: Processes = ALONE) -> dict
     with processes.leader_first():
         datasets = [EpisodeDataset.open(_dataset_folder(args, i)) for i in range(len(args.dataset))]
     encoder = _encoder_kind(args, datasets, init)
+    check_shaping(args, init)
     clip = clip_folder(args.backbone) if encoder == "frozen_clip" else None
     spec = _spec(args, datasets, encoder)
     if init is not None:
@@ -66,7 +68,8 @@ def train_critic(args: argparse.Namespace, processes: Processes = ALONE) -> dict
         features: list[Float32 | None] = [
             vision_features(d, clip, device) if clip else None for d in datasets
         ]
-    mixture, held_back = _mixtures(args, datasets, encoder, features)
+    potentials = progress_potentials(args, datasets)
+    mixture, held_back = _mixtures(args, datasets, encoder, features, potentials)
     trainer = _build(args, spec, datasets, encoder, features, mixture.instructions, device, init, processes)
     run = _run(args, trainer, mixture, datasets, features, init)
     training = args.out.parent / f"{args.out.name}.training"
@@ -85,6 +88,7 @@ def train_critic(args: argparse.Namespace, processes: Processes = ALONE) -> dict
         "metrics": {**metrics, **quality},
         "spread_limit": quality["spread_p999"] * _SPREAD_MARGIN,
         "gamma": args.gamma,
+        SHAPING: shaping_facts(args, mixture),
     }
     known = mixture.instructions
     instructions = keep_instructions(trainer, known, init) if init else known
@@ -208,13 +212,17 @@ def _split(dataset: EpisodeDataset) -> tuple[list[int], list[int]]:
 
 
 def _mixtures(
-    args: argparse.Namespace, datasets: list[EpisodeDataset], encoder: str, features: list[Float32 | None]
+    args: argparse.Namespace,
+    datasets: list[EpisodeDataset],
+    encoder: str,
+    features: list[Float32 | None],
+    potentials: list[Float32 | None],
 ) -> tuple[ChunkMixture, ChunkMixture]:
     """What is trained on, and every tenth episode of each dataset, held back for the metrics."""
     kind: ObservationKind = {"state": "state", "frozen_clip": "features"}.get(encoder, "images")  # type: ignore[assignment]
     kept_loaders: list[ChunkLoader] = []
     held_loaders: list[ChunkLoader] = []
-    for dataset, values in zip(datasets, features, strict=True):
+    for dataset, values, potential in zip(datasets, features, potentials, strict=True):
         # ALOE learns from a replay, which holds the decoded pictures itself.
         frames = FrameCache.build(dataset) if kind == "images" and args.algo != "aloe" else None
         for loaders, episodes in zip((kept_loaders, held_loaders), _split(dataset), strict=True):
@@ -227,6 +235,7 @@ def _mixtures(
                 frames=frames,
                 episodes=episodes,
                 privileged=args.algo == "distill",
+                potential=potential,
             )
             loaders.append(loader)
     rows = _METRIC_PICTURES if kind == "images" else _METRIC_ROWS
@@ -283,7 +292,7 @@ def _build(
         encoder=encoder,
         members=args.members,
         bins=101 if args.hl_gauss else 0,
-        value_range=(-1.0 / (1.0 - args.gamma), 0.0),
+        value_range=(-1.0 / (1.0 - args.gamma) - args.progress_reward, 0.0),
         language_dim=MiniLMEncoder.dim,
         feature_dim=known[0].shape[1] if known else 0,
         own_encoders=args.own_encoders,

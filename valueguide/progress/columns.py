@@ -88,7 +88,7 @@ def progress_columns(dataset: EpisodeDataset, rows: Sequence[Row], camera: str) 
 
 def write_progress(path: Path, dataset: EpisodeDataset, columns: ProgressColumns, facts: Row) -> None:
     """Write the file; it appears whole. facts: kept in it, JSON-serialisable. Raises DataError (disk)."""
-    index = {name: np.asarray(dataset.column(name)) for name in _INDEX}
+    index = {name: np.asarray(dataset.column(name)) for name in INDEX}
     table = pa.table(
         {
             **index,
@@ -118,9 +118,9 @@ def read_progress(dataset: EpisodeDataset, path: Path | None = None) -> Progress
             mismatch(str(path), "file", "per-frame progress", "none", "Run `valueguide progress score` first")
         )
     table = read_parquet(path)
-    missing = [name for name in (*_INDEX, *_VALUES) if name not in table.column_names]
+    missing = [name for name in (*INDEX, *_VALUES) if name not in table.column_names]
     if missing:
-        raise DataError(mismatch(str(path), "columns", ", ".join((*_INDEX, *_VALUES)), table.column_names))
+        raise DataError(mismatch(str(path), "columns", ", ".join((*INDEX, *_VALUES)), table.column_names))
     stated = json.loads((table.schema.metadata or {}).get(_METADATA, b"{}")).get("dataset")
     if stated != dataset.dataset_id or table.num_rows != dataset.frames:
         found = f"dataset {stated}, {table.num_rows} frames"
@@ -133,7 +133,7 @@ def read_progress(dataset: EpisodeDataset, path: Path | None = None) -> Progress
     return ProgressColumns(value, kinds, before, after)
 
 
-_INDEX = ("index", "episode_index", "frame_index")
+INDEX = ("index", "episode_index", "frame_index")
 _VALUES = ("progress_sparse", "progress_kind", "progress_before_s", "progress_after_s")
 
 
