@@ -1,0 +1,96 @@
+"""`RemotePilot`: control steps for a robot without ROS, from chunks that a server is asked for ahead of time.
+
+Call `step` once a control period; it never waits. While a chunk runs the next one is fetched, with the
+actions that will have run by then in front of every candidate. Without an answer in time it says hold, and
+asks anew with what the robot sees then.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from valueguide.errors import DataError, LinkError
+from valueguide.execution.executor import ChunkExecutor, ExecutorSettings, Motion, Request
+from valueguide.transport.pending import Pending
+from valueguide.transport.steerer import RemoteSteerer
+from valueguide.types import Candidates, Decision, Observation
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What was decided for one chunk: for a log."""
+
+    chunk_id: int
+    candidates: Candidates
+    decision: Decision
+
+
+@dataclass(frozen=True)
+class _Asked:
+    pending: Pending
+    request: Request
+
+
+class RemotePilot:
+    """See the module. absolute: actions are positions. seed: of all decisions of an episode.
+
+    `planned` is the last decision that came, `trouble` why the last question had no answer, "" if it had.
+    `executor` counts steps, holds and late chunks.
+    """
+
+    def __init__(
+        self,
+        steerer: RemoteSteerer,
+        settings: ExecutorSettings,
+        *,
+        absolute: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.steerer, self.executor = steerer, ChunkExecutor(settings)
+        self._absolute, self._clock = absolute, clock
+        self._asked: _Asked | None = None
+        self._seed, self._decisions = 0, 0
+        self.planned: Planned | None = None
+        self.trouble = ""
+
+    def start(self, seed: int = 0) -> None:
+        """A new episode."""
+        self.steerer.reset()
+        self._asked, self._seed, self._decisions = None, seed, 0
+        self.executor.start()
+
+    def stop(self) -> None:
+        """End of the episode: an answer under way is dropped."""
+        self._asked = None
+        self.executor.finish()
+
+    def step(self, observation: Observation) -> Motion | None:
+        """What to send in this control period; None: hold the measured pose."""
+        self.steerer.observe(observation)
+        self._collect()
+        motion, request = self.executor.tick(self._clock())
+        if request is not None:
+            noise = int(np.random.default_rng([self._seed, self._decisions]).integers(2**31))
+            self._decisions += 1
+            pending = self.steerer.ask(noise, committed=request.committed, absolute=self._absolute)
+            self._asked = _Asked(pending, request)
+        return motion
+
+    def _collect(self) -> None:
+        if self._asked is None or not self._asked.pending.done:
+            return
+        asked, self._asked = self._asked, None
+        try:
+            chunk, candidates, decision = self.steerer.take(asked.pending)
+        except (LinkError, DataError) as error:
+            self.trouble = str(error)
+            self.executor.retry()
+            return
+        self.trouble = ""
+        self.planned = Planned(chunk.chunk_id, candidates, decision)
+        start = len(asked.request.committed)
+        self.executor.on_chunk(chunk, asked.request.request_id, start, self._clock())
