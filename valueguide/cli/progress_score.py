@@ -135,7 +135,7 @@ def _write_parquet(
         return None
     path = Path(args.parquet) if args.parquet else dataset.root / FILE
     columns = progress_columns(dataset, rows, camera)
-    with held(path):
+    with held(args.out):  # two processes may both find that all is there
         write_progress(path, dataset, columns, {"camera": camera, "settings": plan})
     counts = ", ".join(f"{int((columns.kind == i).sum())} {kind}" for i, kind in enumerate(KINDS))
     print(f"{dataset.frames} frames ({counts}) of camera {camera} in {path}")

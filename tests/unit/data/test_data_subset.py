@@ -37,7 +37,7 @@ def test_kept_episodes_are_the_same_to_the_bit(root: Path, tmp_path: Path) -> No
     assert sum(done) == 2
     assert before == {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
     found = EpisodeDataset.open(tmp_path / "out")
-    assert found.episode_index.tolist() == [0, 1] and found.frames == 11
+    assert found.episode_index.tolist() == [0, 1] and found.frames == 11 and found.outcomes_recorded
     for new, old in enumerate((1, 3)):
         assert_same_episode(found.to_episode(new), EPISODES[old])
         assert found.metadata[new] == source.metadata[old]
@@ -111,6 +111,7 @@ def test_videos_of_lerobots_own_datasets_are_copied_as_they_are(
         made.save_episode()
     made.finalize()
     source = EpisodeDataset.open(tmp_path / "made")
+    assert not source.outcomes_recorded and source.episode_success.all()  # a guess, and known as one
     write_subset(source, tmp_path / "out", [0, 2], {})
     for path in (tmp_path / "out/videos").rglob("*.mp4"):
         assert path.read_bytes() == (tmp_path / "made" / path.relative_to(tmp_path / "out")).read_bytes()
