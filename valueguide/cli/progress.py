@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from valueguide.cli import progress_agree, progress_filter, progress_score, progress_success, progress_weights
+from valueguide.cli import (
+    progress_agree,
+    progress_filter,
+    progress_score,
+    progress_success,
+    progress_train,
+    progress_weights,
+)
 
 EXAMPLES = """examples:
   # a local model (a folder, or a name on the Hub); its controls run too
@@ -35,6 +42,9 @@ EXAMPLES = """examples:
   # does the scored progress agree with the simulator's and with a critic's value; weights for imitation
   valueguide progress agree --dataset D --critic outputs/critic --out agreement.html --json agreement.json
   valueguide progress weights --dataset D --chunk 16 --out weights.parquet
+
+  # a small model of this simulator, from `valueguide collect --suite wxai`
+  valueguide progress train --dataset outputs/demos --out outputs/progress-vlm
 """
 _WHATS: dict[str, tuple[Any, str]] = {
     "score": (progress_score, "progress of every frame of episodes, with controls"),
@@ -42,6 +52,7 @@ _WHATS: dict[str, tuple[Any, str]] = {
     "filter": (progress_filter, "the episodes worth keeping, as a new dataset"),
     "agree": (progress_agree, "progress against the simulator's truth and a critic's value"),
     "weights": (progress_weights, "advantage weights for imitation, by the gain of progress"),
+    "train": (progress_train, "the small model, from simulated episodes"),
 }
 
 

@@ -169,10 +169,16 @@ def _loader(
 
 
 def _other_task(args: argparse.Namespace, dataset: EpisodeDataset, task: str) -> str:
+    """The next instruction of the dataset that words another task, as far as recorded task names tell."""
     if args.wrong_instruction:
         return str(args.wrong_instruction)
     names = dataset.instructions
+    starts = dataset.instruction[dataset.episode_start]
+    words = {
+        names[start]: facts.get("task_name") for start, facts in zip(starts, dataset.metadata, strict=True)
+    }
     following = [*names[names.index(task) + 1 :], *names[: names.index(task)]]
+    following = [name for name in following if words[task] is None or words.get(name) != words[task]]
     return following[0] if following else _ELSEWHERE
 
 

@@ -175,7 +175,7 @@ def resume_training(folder: Path, trainer: CriticTrainer) -> None:
     load_exactly(trainer.target, _part(tensors, "target."), folder / TRAINING_TENSORS)
     for name, module in trainer.modules.items():
         load_exactly(module, _part(tensors, f"{name}."), folder / TRAINING_TENSORS)
-        _load_optimiser(trainer.optimisers[name], _part(tensors, f"optimiser.{name}."))
+        load_optimiser(trainer.optimisers[name], _part(tensors, f"optimiser.{name}."))
     trainer.generator.set_state(tensors["generator"])
     torch.set_rng_state(tensors["global_rng"])
     if trainer.device.type == "cuda" and "cuda_rng" in tensors:
@@ -194,7 +194,8 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: expected complete safetensors, found {error}") from error
 
 
-def _load_optimiser(optimiser: torch.optim.Optimizer, flat: dict[str, Tensor]) -> None:
+def load_optimiser(optimiser: torch.optim.Optimizer, flat: dict[str, Tensor]) -> None:
+    """flat: what the optimiser keeps of each parameter, as "<number>.<name>" -> tensor."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in flat.items():
         index, key = name.split(".", 1)

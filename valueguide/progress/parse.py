@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,14 @@ def parse_answer(text: str, asked: int, answer: Answer, finish: str = "stop") ->
     if fractions:
         raise MalformedAnswer("values look like fractions of 1, percentages were asked for")
     return values
+
+
+def write_answer(percentages: Sequence[int], answer: Answer) -> str:
+    """The answer that says exactly this; percentages[i] is that of frame i + 1. `parse_answer` reads it."""
+    if answer == "json":
+        frames = [{_NUMBER_KEY: i, _VALUE_KEY: value} for i, value in enumerate(percentages, start=1)]
+        return json.dumps({"frames": frames})
+    return "\n".join(f"Frame {i}: {value}%" for i, value in enumerate(percentages, start=1))
 
 
 def _without_thoughts(text: str) -> str:

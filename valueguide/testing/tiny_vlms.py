@@ -12,6 +12,7 @@ import torch
 import transformers as tf
 
 from valueguide.policies.clip_assets import train_bpe
+from valueguide.progress.small_vlm import chat_template
 
 FAMILIES = ("smolvlm", "qwen2_5_vl", "qwen3_vl", "llava", "paligemma", "gemma3", "internvl", "glm4v")
 _SENTENCES = (
@@ -69,15 +70,6 @@ def _tokenizer(named: dict[str, str]) -> Any:
     )
 
 
-def _template(image: str) -> str:
-    """A chat template in the usual form: turns, text, and a mark for each picture."""
-    return (
-        "<bos>{% for m in messages %}<{{ m['role'] }}>{% for c in m['content'] %}"
-        "{% if c['type'] == 'image' %}" + image + "{% else %}{{ c['text'] }}{% endif %}{% endfor %}<end>"
-        "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
-    )
-
-
 def _text(tokenizer: Any, **more: Any) -> dict[str, Any]:
     ids = dict(
         bos_token_id=tokenizer.bos_token_id,
@@ -110,7 +102,7 @@ def _smolvlm() -> tuple[Any, Any]:
             size=edge, max_image_size=edge, video_sampling={"max_frames": 8, "fps": 1}
         ),
         image_seq_len=4,
-        chat_template=_template("<image>"),
+        chat_template=chat_template("<image>"),
     )
     return tf.SmolVLMForConditionalGeneration(config), processor
 
@@ -140,7 +132,7 @@ def _qwen_processor(processor: Any, tokenizer: Any, patch: int) -> Any:
         image_processor=tf.Qwen2VLImageProcessor(**options),
         tokenizer=tokenizer,
         video_processor=tf.Qwen2VLVideoProcessor(**options),
-        chat_template=_template("<|vision_start|><|image_pad|><|vision_end|>"),
+        chat_template=chat_template("<|vision_start|><|image_pad|><|vision_end|>"),
     )
 
 
@@ -178,7 +170,7 @@ def _llava() -> tuple[Any, Any]:
         patch_size=14,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
-        chat_template=_template("<image>"),
+        chat_template=chat_template("<image>"),
     )
     return tf.LlavaForConditionalGeneration(config), processor
 
@@ -214,7 +206,7 @@ def _gemma3() -> tuple[Any, Any]:
         image_processor=tf.Gemma3ImageProcessor(size=dict(height=56, width=56)),
         tokenizer=tokenizer,
         image_seq_length=4,
-        chat_template=_template("<start_of_image>"),
+        chat_template=chat_template("<start_of_image>"),
     )
     return tf.Gemma3ForConditionalGeneration(config), processor
 
@@ -239,7 +231,7 @@ def _internvl() -> tuple[Any, Any]:
         tokenizer=tokenizer,
         video_processor=tf.InternVLVideoProcessor(size=size),
         image_seq_length=4,
-        chat_template=_template("<IMG_CONTEXT>"),
+        chat_template=chat_template("<IMG_CONTEXT>"),
     )
     return tf.InternVLForConditionalGeneration(config), processor
 
@@ -266,7 +258,7 @@ def _glm4v() -> tuple[Any, Any]:
         image_processor=tf.Glm4vImageProcessor(size=size),
         tokenizer=tokenizer,
         video_processor=tf.Glm4vVideoProcessor(size=size),
-        chat_template=_template("<|begin_of_image|><|image|><|end_of_image|>"),
+        chat_template=chat_template("<|begin_of_image|><|image|><|end_of_image|>"),
     )
     return tf.Glm4vForConditionalGeneration(config), processor
 

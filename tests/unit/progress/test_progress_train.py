@@ -1,0 +1,296 @@
+"""The small vision-language model: its data, its training, its folder, its answers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from valueguide.data.reader import EpisodeDataset
+from valueguide.data.schema import DatasetSpec
+from valueguide.data.writer import EpisodeWriter
+from valueguide.errors import CheckpointError, ConfigError, DataError
+from valueguide.progress.estimate import AskSettings, GvlEstimator
+from valueguide.progress.local import TransformersBackend
+from valueguide.progress.parse import parse_answer, write_answer
+from valueguide.progress.prompt import Wording, build_request
+from valueguide.progress.request import Answer, Clip
+from valueguide.progress.small_vlm import VlmSize, number_tokens, verify_small_vlm
+from valueguide.progress.train import VlmTrainSettings, around
+from valueguide.progress.train_data import EpisodePictures, Questions, progress_values, split, taught_episodes
+from valueguide.progress.train_run import VlmRun
+from valueguide.types import Episode, Observation, Step
+
+TASKS = {"push_it": "push it", "pull_it": "pull it", "lift_it": "lift it"}
+SMALL = VlmSize(hidden=64, layers=2, heads=2, intermediate=96)
+SETTINGS = VlmTrainSettings(sight_steps=4, steps=6, sight_batch=2, batch=3, frames=(3, 5))
+LENGTH = 6
+
+
+def _observation(level: float, task: str) -> Observation:
+    image = np.full((16, 16, 3), round(250 * level), np.uint8)
+    return Observation({"front": image}, np.zeros(1, np.float32), task)
+
+
+def _episode(task: str, success: bool, seed: int) -> Episode:
+    """Brightness is progress: up to 1 for a success; a failure rises to a half and falls back."""
+    up = np.linspace(0.1, 1.0, LENGTH + 1)
+    true = up if success else np.minimum(up, up[::-1])
+    steps = [
+        Step(
+            _observation(true[i], TASKS[task]),
+            np.zeros(1, np.float32),
+            success=success and i == LENGTH - 1,
+            terminated=i == LENGTH - 1,
+        )
+        for i in range(LENGTH)
+    ]
+    facts = {"task_name": task, "seed": seed, "progress": [round(float(p), 4) for p in true]}
+    return Episode(steps, _observation(true[-1], TASKS[task]), TASKS[task], facts)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> EpisodeDataset:
+    root = tmp_path_factory.mktemp("taught") / "data"
+    spec = DatasetSpec(fps=10, cameras={"front": (16, 16)}, state=("x",), action=("dx",))
+    with EpisodeWriter(root, spec) as writer:
+        for i in range(12):
+            writer.save(_episode(list(TASKS)[i % 3], success=i % 2 == 0, seed=i))
+    return EpisodeDataset.open(root)
+
+
+def _run(dataset: EpisodeDataset, folder: Path, **changes: Any) -> VlmRun:
+    settings = VlmTrainSettings(**{**vars(SETTINGS), **changes})
+    return VlmRun([dataset], "front", settings, folder / "run", folder / "model", size=SMALL)
+
+
+@pytest.fixture(scope="module")
+def trained(dataset: EpisodeDataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    _run(dataset, folder).train(every=3)
+    return folder / "model"
+
+
+# -- data --------------------------------------------------------------------------------------------
+
+
+def test_a_failed_episode_ends_low_and_a_success_at_one() -> None:
+    """By hand: from 0.2, 0.6 is half of what was left; below the start is 0."""
+    assert progress_values({"progress": [0.2, 0.6, 1.0]}, 3, "").tolist() == [0, 0.5, 1]
+    assert progress_values({"progress": [0.2, 0.6, 0.1]}, 3, "").tolist() == [0, 0.5, 0]
+
+
+@pytest.mark.parametrize(
+    "facts, words",
+    [
+        ({}, "found none"),
+        ({"progress": 0.4}, "found none"),
+        ({"progress": [0.1, 0.2]}, "found 2 values"),
+        ({"progress": [0.1, 1.2, 0.3]}, "from 0 to 1"),
+        ({"progress": [0.1, float("nan"), 0.3]}, "from 0 to 1"),
+        ({"progress": [1.0, 1.0, 1.0]}, "not done at the start"),
+    ],
+)
+def test_episodes_without_true_progress_teach_nothing(facts: dict[str, Any], words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        progress_values(facts, 3, "here")
+
+
+def test_labels_of_a_dataset_follow_its_pictures(dataset: EpisodeDataset) -> None:
+    pictures = EpisodePictures([dataset, dataset], "front")
+    episodes = taught_episodes([dataset, dataset], pictures)
+    assert len(episodes) == 24 and len(pictures) == 2 * 12 * (LENGTH + 1) + 1
+    for episode in (episodes[0], episodes[1], episodes[-1]):
+        levels = pictures.take(episode.rows)[:, 0, 0, 0] / 250
+        assert np.allclose((levels - levels[0]).clip(0) / (1 - levels[0]), episode.values, atol=0.01)
+    assert episodes[0].values[-1] == 1 and episodes[0].success
+    assert episodes[1].values[-1] == 0 and episodes[1].values.max() > 0.4 and not episodes[1].success
+    assert not pictures.take(np.array([pictures.blank])).any()
+
+
+def test_held_out_episodes_teach_nothing(dataset: EpisodeDataset) -> None:
+    pictures = EpisodePictures([dataset], "front")
+    taught, held = split(taught_episodes([dataset], pictures))
+    assert len(taught) == 11 and len(held) == 1
+    questions = Questions(taught, [*taught, *held], pictures, (3, 5))
+    rng = np.random.default_rng(0)
+    shown = {int(row) for _ in range(30) for q in questions.batch(rng, 4, "lines", 5) for row in q.rows}
+    assert not shown & set(held[0].rows.tolist()) and pictures.blank in shown
+
+
+def test_questions_say_the_truth_about_every_kind_of_clip(dataset: EpisodeDataset) -> None:
+    pictures = EpisodePictures([dataset], "front")
+    episodes = taught_episodes([dataset], pictures)
+    own = {int(row): e for e in episodes for row in e.rows}
+    value = {int(row): float(v) for e in episodes for row, v in zip(e.rows, e.values, strict=True)}
+    questions = Questions(episodes, episodes, pictures, (3, 5))
+    rng, kinds = np.random.default_rng(1), set()
+    for question in [q for _ in range(60) for q in questions.batch(rng, 4, "lines", 5)]:
+        assert len(question.rows) == question.prompt.asked + 1 == len(question.values) + 1
+        shown = pictures.take(question.rows)
+        assert all(np.array_equal(a, b) for a, b in zip(question.prompt.pictures, shown, strict=True))
+        if question.rows[0] == pictures.blank:
+            kinds.add("blank")
+            assert not question.values.any()
+        elif own[int(question.rows[0])].instruction not in str(question.prompt.parts[0]):
+            kinds.add("wrong instruction")
+            assert not question.values.any()
+        else:
+            kinds.add("one picture" if len(set(question.rows[1:].tolist())) == 1 else "real")
+            assert question.values.tolist() == [value[int(row)] for row in question.rows[1:]]
+    assert kinds == {"blank", "wrong instruction", "one picture", "real"}
+
+
+def test_related_tasks_are_not_the_wrong_one(dataset: EpisodeDataset) -> None:
+    pictures = EpisodePictures([dataset], "front")
+    episodes = taught_episodes([dataset], pictures)
+    questions = Questions(episodes[:1], episodes, pictures, (3, 3), ["push_it", "pull_it"])
+    rng = np.random.default_rng(0)
+    texts = {str(q.prompt.parts[0]) for _ in range(40) for q in questions.batch(rng, 4, "lines", 3)}
+    assert any("lift it" in text for text in texts) and not any("pull it" in text for text in texts)
+    with pytest.raises(ConfigError, match="unrelated"):
+        Questions(episodes[:1], episodes, pictures, (3, 3), list(TASKS))
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.integers(0, 100), min_size=1, max_size=30), st.sampled_from(["lines", "json"]))
+def test_what_is_written_is_what_is_read(values: list[int], answer: Answer) -> None:
+    assert parse_answer(write_answer(values, answer), len(values), answer).tolist() == values
+
+
+def test_only_what_is_done_is_taught_as_100() -> None:
+    found = around(torch.tensor([0.0, 0.5, 0.999, 1.0]))
+    assert torch.allclose(found.sum(-1), torch.ones(4))
+    assert found.argmax(-1).tolist() == [0, 50, 99, 100]
+    assert found[2, 100] == 0 and found[3, 100] == 1
+
+
+# -- training ----------------------------------------------------------------------------------------
+
+
+def test_training_lowers_the_loss(dataset: EpisodeDataset, tmp_path: Path) -> None:
+    run = _run(dataset, tmp_path, sight_steps=1, steps=40, rate=5e-3)
+    phase = run._answering({}, lambda text: None)
+    held = Questions(run.held, run.episodes, run.pictures, (3, 5))
+    before = phase.held_out(held, 2)
+    while phase.step < phase.steps:
+        phase.update()
+    after = phase.held_out(held, 2)
+    assert after["form"] < 0.6 * before["form"] and after["value"] < 0.9 * before["value"]
+
+
+def test_only_the_answer_is_taught(dataset: EpisodeDataset, tmp_path: Path) -> None:
+    """Nothing of the prompt is predicted: tokens that only stand there get no gradient from the output."""
+    phase = _run(dataset, tmp_path)._answering({}, lambda text: None)
+    rng = np.random.default_rng(0)
+    (question,) = phase._questions.batch(rng, 1, "lines", 5)
+    answer = phase._answer_tokens(question)
+    text = phase._tokenizer.decode(answer[:-1])
+    assert text == write_answer(question.percentages, "lines") and answer[-1] == phase._tokenizer.eos_token_id
+    numbers = number_tokens(phase._tokenizer)
+    assert [numbers.index(t) for t in answer.tolist() if t in numbers][1::2] == question.percentages
+
+
+@pytest.mark.parametrize("cut", [2, 3])
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    dataset: EpisodeDataset, trained: Path, tmp_path: Path, cut: int
+) -> None:
+    """Cut off while seeing (after 2 of 4 updates) and while answering (after 3 of 6)."""
+
+    class Stop(Exception):
+        pass
+
+    def stop(text: str) -> None:
+        if text.startswith(f"sight {cut}" if cut == 2 else f"step {cut}"):
+            raise Stop
+
+    with pytest.raises(Stop):
+        _run(dataset, tmp_path).train(every=cut, say=stop)
+    _run(dataset, tmp_path).train(every=3)
+    found, wanted = (f / "model.safetensors" for f in (tmp_path / "model", trained))
+    assert found.read_bytes() == wanted.read_bytes()
+
+
+def test_a_run_with_other_settings_or_a_damaged_state_is_refused(
+    dataset: EpisodeDataset, trained: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(trained.parent / "run", tmp_path / "run")
+    with pytest.raises(CheckpointError, match="other data or settings"):
+        _run(dataset, tmp_path, steps=7).train(every=3)
+    state = tmp_path / "run" / "state" / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:-1] + b"\0")
+    state.write_bytes(state.read_bytes()[:-8])
+    with pytest.raises(CheckpointError, match="hash"):
+        _run(dataset, tmp_path).train(every=3)
+
+
+# -- the folder --------------------------------------------------------------------------------------
+
+
+def test_the_folder_loads_as_any_model_and_says_what_it_is(trained: Path) -> None:
+    import transformers as tf
+
+    model = tf.AutoModelForImageTextToText.from_pretrained(trained)
+    processor = tf.AutoProcessor.from_pretrained(trained)
+    assert type(model) is tf.SmolVLMForConditionalGeneration and model.dtype == torch.float32
+    assert type(processor) is tf.SmolVLMProcessor
+    manifest = verify_small_vlm(trained)
+    assert "simulat" in manifest["facts"]["what"] and manifest["facts"]["episodes"]["held_out"] == 1
+    weights = (trained / "model.safetensors").stat().st_size
+    assert weights < 2.1 * manifest["facts"]["parameters"] + 50_000  # 16 bits
+
+
+def test_a_damaged_folder_is_refused(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "model")
+    (tmp_path / "model" / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="tokenizer_config"):
+        verify_small_vlm(tmp_path / "model")
+    (tmp_path / "model" / "manifest.json").write_text(json.dumps({"format": "other"}))
+    with pytest.raises(CheckpointError, match="format"):
+        verify_small_vlm(tmp_path / "model")
+    with pytest.raises(CheckpointError, match="found none"):
+        verify_small_vlm(tmp_path / "absent")
+
+
+def test_every_picture_counts(trained: Path) -> None:
+    backend = TransformersBackend(str(trained))
+    frames = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+    request = build_request(Clip(frames, "push it", np.arange(4)), 0, Wording("lines"))
+
+    def logits(parts: list[Any]) -> torch.Tensor:
+        prompt = type(request.prompt)(tuple(parts), 3, "lines", "")
+        with torch.inference_mode():
+            return backend._model(**backend.encode(prompt)).logits[0, -1]
+
+    reference = logits(list(request.prompt.parts))
+    for i, part in enumerate(request.prompt.parts):
+        if not isinstance(part, str):
+            parts = list(request.prompt.parts)
+            parts[i] = 255 - part
+            assert not torch.allclose(reference, logits(parts), atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("answer", ["lines", "json"])
+def test_a_little_training_tells_brightness(dataset: EpisodeDataset, tmp_path: Path, answer: Answer) -> None:
+    """Real prompts, processor and `generate`: successes end high, failures low, order is right."""
+    run = _run(dataset, tmp_path, sight_steps=60, steps=300, batch=8)
+    run.train(every=1000)
+    estimator = GvlEstimator(
+        TransformersBackend(str(tmp_path / "model")), AskSettings(1, reasks=0, wording=Wording(answer))
+    )
+    finals = []
+    for episode in run.episodes[:2]:
+        positions = np.arange(0, LENGTH + 1, 2)
+        clip = Clip(run.pictures.take(episode.rows[positions]), episode.instruction, positions)
+        found = estimator.estimate(clip)
+        assert found.status == "ok"
+        finals.append(found.final)
+    assert finals[0] is not None and finals[1] is not None and finals[0] > 0.8 > 0.4 > finals[1]
