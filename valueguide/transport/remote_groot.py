@@ -20,7 +20,7 @@ from valueguide.transport.remote_mapping import ServerConfig
 
 
 class GrootLink:
-    """Implements `remote_link.ServerLink` for the dialects groot, groot_sim and groot_n1_5.
+    """Implements `remote_link.PolicyServerLink` for the dialects groot, groot_sim and groot_n1_5.
 
     key: sent as `api_token`, readable by anybody on the way; "" sends none.
     """

@@ -19,7 +19,7 @@ class LinkClosed(LinkError):
     """The other side closed the connection, or nobody listens."""
 
 
-class ServerLink(Protocol):
+class PolicyServerLink(Protocol):
     """One connection to a policy server, used by one thread. Deadlines are on `time.monotonic`.
 
     batches: whether one request may ask for several chunks. Every method but `close` raises LinkError (or

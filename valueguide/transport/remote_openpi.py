@@ -23,7 +23,7 @@ _TOO_BIG = 1009  # RFC 6455, section 7.4.1
 
 
 class OpenPiLink:
-    """Implements `remote_link.ServerLink`. key: sent as `Authorization: Api-Key`; "" sends none."""
+    """Implements `remote_link.PolicyServerLink`. key: sent as `Authorization: Api-Key`; "" sends none."""
 
     batches = False
 

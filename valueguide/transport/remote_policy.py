@@ -17,7 +17,7 @@ import numpy as np
 
 from valueguide.errors import ConfigError, DataError, ValueguideError, mismatch
 from valueguide.transport.remote_groot import GrootLink
-from valueguide.transport.remote_link import LateReply, LinkClosed, ServerLink
+from valueguide.transport.remote_link import LateReply, LinkClosed, PolicyServerLink
 from valueguide.transport.remote_mapping import (
     RobotFacts,
     ServerConfig,
@@ -63,7 +63,7 @@ class RemotePolicy:
 
     history = 1
 
-    def __init__(self, address: str, link: ServerLink, config: ServerConfig, robot: RobotFacts) -> None:
+    def __init__(self, address: str, link: PolicyServerLink, config: ServerConfig, robot: RobotFacts) -> None:
         self.where = urlsplit(address)._replace(query="").geturl()
         check_robot(config, robot, self.where)
         self._config, self._link = config, link
@@ -185,7 +185,7 @@ def _seed_of(seed: int, number: int) -> int:
     return seed if number == 0 else int(np.random.default_rng([seed, number]).integers(2**31))
 
 
-def _parse(address: str) -> tuple[ServerConfig, ServerLink]:
+def _parse(address: str) -> tuple[ServerConfig, PolicyServerLink]:
     wanted = "openpi://HOST:PORT?config=NAME_OR_FILE (or openpi+tls, groot)"
     try:
         parts = urlsplit(address)
