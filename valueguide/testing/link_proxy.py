@@ -137,7 +137,8 @@ class LinkProxy:
 
     async def _serve(self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, until one side fails or both have closed."""
-        ours, end = {writer}, _abort
+        ours: set[asyncio.StreamWriter] = {writer}
+        failed = True
         try:
             await self._flowing.wait()
             their_reader, their_writer = await asyncio.open_connection("127.0.0.1", self.target)
@@ -146,12 +147,12 @@ class LinkProxy:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._carry(number, UP, reader, their_writer))
                 group.create_task(self._carry(number, DOWN, their_reader, writer))
-            end = asyncio.StreamWriter.close
+            failed = False
         except* OSError:
             pass  # one side is gone, and the other is told below
         finally:
             for one in ours:
-                end(one)
+                _abort(one) if failed else one.close()
             self._writers -= ours
 
     async def _carry(
