@@ -64,6 +64,18 @@ def generate_launch_description():
                 description="help.json of `valueguide bench help`: when to ask the operator; empty: never",
             ),
             DeclareLaunchArgument(
+                "progress_backend",
+                default_value="",
+                choices=["", "openai", "transformers"],
+                description="what estimates progress; empty: the simulator's truth",
+            ),
+            DeclareLaunchArgument(
+                "progress_model", default_value="", description="name at the endpoint, folder or Hub name"
+            ),
+            DeclareLaunchArgument(
+                "progress_url", default_value="", description="base address of an endpoint for progress"
+            ),
+            DeclareLaunchArgument(
                 "record", default_value="", description="folder for recordings; empty: none are made"
             ),
             DeclareLaunchArgument(
@@ -81,7 +93,12 @@ def generate_launch_description():
             ),
             node("safety_gate"),
             node("task", mode=value("mode")),
-            node("progress"),
+            node(
+                "progress",
+                backend=value("progress_backend"),
+                model=value("progress_model"),
+                url=value("progress_url"),
+            ),
             node("teleop"),
             node("markers"),
             node(
