@@ -18,7 +18,7 @@ from valueguide_msgs.msg import ActionChunk, Candidates, ChunkRequest, CriticVer
 
 TASK, PERIOD_S = "put the carrot on the plate", 0.05
 #: Patience for each step on a machine that does much else.
-LONG_S = 120.0
+LONG_S = 240.0
 _K, _HORIZON, _ACTIONS = 4, 8, 5
 
 

@@ -53,8 +53,13 @@ def _names(root: str) -> dict[int, str]:
 
 def _chosen(robot: Any, decision: Any) -> bool:
     """Whether the chunk that went out for this decision is the candidate that it names."""
-    (proposal,) = (p for p in robot.proposals if p.request_id == decision.request_id)
-    (chunk,) = (c for c in robot.chunks if c.request_id == decision.request_id)
+
+    def of(messages: list[Any]) -> Any:
+        return robot.until(
+            lambda: [m for m in messages if m.request_id == decision.request_id], "what was decided on", 60.0
+        )
+
+    (proposal,), (chunk,) = of(robot.proposals), of(robot.chunks)
     candidates = np.reshape(proposal.actions, (proposal.k, proposal.horizon, proposal.action_dim))
     return bool(np.array_equal(np.ravel(candidates[decision.index]), chunk.actions))
 
@@ -86,8 +91,11 @@ def _follow(name: str, root: str) -> None:
         robot.until(
             lambda: sum(_differs(robot)) >= 2, "decisions that the version in shadow made otherwise", LONG_S
         )
-        for beside in robot.beside:
-            (decision,) = (d for d in robot.decisions if d.request_id == beside.request_id)
+        for beside in list(robot.beside):
+            (decision,) = robot.until(
+                lambda beside=beside: [d for d in robot.decisions if d.request_id == beside.request_id],
+                "decision that was scored beside",
+            )
             assert (beside.critic_version, decision.critic_version) == (versions[2], versions[1])
             assert (beside.chunk_id, beside.episode_id) == (decision.chunk_id, decision.episode_id)
             assert beside.scores.k == decision.scores.k == 4 and beside.reason in ("argmax", "spread")
@@ -202,7 +210,7 @@ def _throws(name: str, root: str) -> None:
         robot.decided(5, versions[1])
         assert {d.critic_version for d in robot.decisions} == {versions[1]}
         assert {d.reason for d in robot.decisions} <= {"argmax", "spread"}
-        assert all(_chosen(robot, decision) for decision in robot.decisions[:-1])
+        assert all(_chosen(robot, decision) for decision in list(robot.decisions))
         robot.serves(1)
         message = robot.warns("version 5 is not used: ")
         assert "version 4 is not used: " in message

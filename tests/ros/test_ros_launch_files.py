@@ -118,6 +118,7 @@ def test_arguments_reach_the_nodes(plan) -> None:
                 "mode": "base",
                 "prefetch": "false",
                 "record": "r",
+                "critic_versions": "v",
                 "shadow": "true",
                 "help": "h",
             },
@@ -125,7 +126,15 @@ def test_arguments_reach_the_nodes(plan) -> None:
     }
     wanted = {
         "robot": {"task": "pick_can", "seed": 3, "speed": 2.0},
-        "policy": {"policy": "p", "critic": "c", "k": 4, "beta": 1.0, "execute": 2, "shadow": True},
+        "policy": {
+            "policy": "p",
+            "critic": "c",
+            "k": 4,
+            "beta": 1.0,
+            "execute": 2,
+            "shadow": True,
+            "critic_versions": "v",
+        },  # fmt: skip
         "executor": {"prefetch": False, "execute": 2, "help": "h"},
         "task": {"mode": "base"},
         "recorder": {"out": "r"},

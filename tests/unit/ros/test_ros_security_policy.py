@@ -96,6 +96,17 @@ def test_only_policy_and_reranker_may_plan(policy) -> None:
     assert may == {"policy", "reranker"}
 
 
+def test_what_a_version_in_shadow_would_do_may_be_told_and_is_heard_by_no_node_that_acts(policy) -> None:
+    for enclave in ("policy", "reranker"):
+        assert "shadow_decision" in allowed(policy, enclave, "publish")
+    hears = {
+        e
+        for e in enclaves(policy)
+        if any(fnmatch("shadow_decision", p) for p in allowed(policy, e, "subscribe"))
+    }
+    assert hears == {"recorder", "operator"}
+
+
 @pytest.mark.parametrize("robot", sorted(path.stem for path in ROBOTS.glob("*.yaml")))
 def test_the_topics_of_every_shipped_robot_are_allowed(policy, robot: str) -> None:
     config = load_robot(robot)
