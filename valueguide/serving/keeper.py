@@ -126,7 +126,23 @@ class Keeper:
     def _checked(self, path: str) -> Any:
         """A critic that fits the policy in service and has scored something."""
         critic = self._load_critic(path)
-        self._warm("critic", replace(self._engine.models, critic=critic))
+        now, then = self._engine.models, replace(self._engine.models, critic=critic)
+        before, after = now.critic_facts(), then.critic_facts()
+        if before is not None and after is not None:
+            # Robots send what was wanted when they connected.
+            sent = before.cameras | now.policy_facts().cameras
+            if not after.cameras.items() <= sent.items():
+                raise CheckpointError(mismatch(f"critic {path}", "cameras", f"some of {sent}", after.cameras))
+            if after.environment_state_dim not in (0, before.environment_state_dim):
+                raise CheckpointError(
+                    mismatch(
+                        f"critic {path}",
+                        "environment state",
+                        f"{before.environment_state_dim} values",
+                        after.environment_state_dim,
+                    )
+                )
+        self._warm("critic", then)
         return critic
 
     def _policy_beside(self, path: str) -> Any:

@@ -32,6 +32,10 @@ def test_those_served_longest_ago_come_first() -> None:
     assert [job.identity for job in table.take(1, 5.0)[0]] == [b"c"]
     assert [job.identity for job in table.take(1, 6.0)[0]] == [b"a"]
     assert table.take(1, 7.0) == ([], []) and table.waiting == 0
+    asks(b, 8.0)
+    asks(c, 8.0)
+    asks(b, 9.0)  # a newer request in place of the old one does not cost b its turn: it was served before c
+    assert [job.identity for job in table.take(1, 10.0)[0]] == [b"b"]
 
 
 def test_what_is_late_takes_no_place() -> None:
