@@ -56,6 +56,14 @@ class Planner:
             self._jobs.append(job)
             self._news.notify()
 
+    def again(self, job: Any, after_s: float) -> None:
+        """From `work`: the job once more after a while, unless a newer one has come or comes meanwhile."""
+        with self._news:
+            if self._running and not self._jobs:
+                self._news.wait_for(lambda: self._jobs or not self._running, after_s)
+            if self._running and not self._jobs:
+                self._jobs.append(job)
+
     def observation(self, task: str, not_before: int) -> Observation | None:
         """Waits for an observation no older than not_before; None once a newer job makes it useless.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,19 +11,23 @@ from valueguide_msgs.msg import Candidates as CandidatesMessage
 
 from valueguide import types
 from valueguide.config.robot import RobotConfig, load_robot
-from valueguide.errors import ConfigError, mismatch
+from valueguide.errors import ConfigError, LinkError, mismatch
 from valueguide.execution.splice import splice
 from valueguide.ros.messages import array_from
 from valueguide.ros.observe import ObservationBuilder
 from valueguide.steering.steer import Steerer, SteeringConfig
 from valueguide.transport.remote_mapping import RobotFacts
 from valueguide.transport.remote_policy import connect_policy, is_remote
+from valueguide.transport.steerer import RemoteSteerer
 from valueguide.types import Candidates, Observation
-from valueguide_nodes import convert, critic_slot
+from valueguide_nodes import convert, critic_slot, server
 from valueguide_nodes.base import RELIABLE, Param, VgNode, run
 from valueguide_nodes.critic_slot import NONE, CriticSlot, checkpoint
 from valueguide_nodes.planner import Planner
 from valueguide_nodes.shadow import Decided, ShadowScorer
+
+#: Seconds before a server that gave no answer is asked again.
+_AGAIN_S = 0.1
 
 
 class PolicyNode(VgNode):
@@ -45,6 +48,7 @@ class PolicyNode(VgNode):
         Param("shadow", False, "score and log, but run candidate 0"),
         Param("device", "cpu", "torch device"),
         *critic_slot.PARAMETERS,
+        *server.PARAMETERS,
     )
 
     def setup(self) -> None:
@@ -52,11 +56,9 @@ class PolicyNode(VgNode):
             raise ConfigError(mismatch("policy", "rerank", "inline or remote", self.param("rerank")))
         self.robot: RobotConfig = load_robot(self.param("robot"))
         self.inline = self.param("rerank") == "inline"
-        policy = proposer(checkpoint(self.param("policy"), "policy"), self.robot, self.param("device"))
-        check_policy(policy, self.robot)
-        path = checkpoint(self.param("critic"), "critic") if self.inline else NONE
-        self.slot = CriticSlot(self, self.robot, path, offered=self.inline)
-        critic = self.slot.critic
+        scores = self.inline and not self.param("server")
+        path = checkpoint(self.param("critic"), "critic") if scores else NONE
+        self.slot = CriticSlot(self, self.robot, path, offered=scores)
         self.config = SteeringConfig(
             k=self.param("k"),
             beta=self.param("beta"),
@@ -64,8 +66,15 @@ class PolicyNode(VgNode):
             aggregate=self.param("aggregate"),
             deadline_s=self.param("deadline_s") or float("inf"),
         )
-        self.steerer = Steerer(policy, critic, self.config)
         cameras, privileged = self.slot.needs
+        self.steerer: Steerer | RemoteSteerer
+        if self.param("server"):
+            self.steerer = server.remote_steerer(self, self.config, guided=self.inline)
+            check_policy(self.steerer.policy, self.robot)
+            cameras, privileged = server.needs(self.steerer)
+        else:
+            self.steerer = self.local_steerer()
+        policy = self.steerer.policy
         cameras |= set(policy.cameras)
         privileged |= policy.needs_environment_state
         builder = ObservationBuilder(self.robot, tuple(sorted(cameras)), privileged)
@@ -77,10 +86,16 @@ class PolicyNode(VgNode):
         self.planner = Planner(self.robot, builder, self.work, self.failed)
         convert.subscribe_observation(self, self.robot, builder, cameras, privileged, self.received)
         self.create_subscription(ChunkRequest, "chunk_request", self.guarded(self.planner.submit), RELIABLE)
-        # The first pass allocates: not to be paid for by a waiting arm.
-        policy.warm_up(self.config.k)
         self.slot.begin(cameras, privileged)
         self.beside = ShadowScorer(self, self.slot)
+
+    def local_steerer(self) -> Steerer:
+        """Policy and critic in this process."""
+        policy = proposer(checkpoint(self.param("policy"), "policy"), self.robot, self.param("device"))
+        check_policy(policy, self.robot)
+        # The first pass allocates: not to be paid for by a waiting arm.
+        policy.warm_up(self.config.k)
+        return Steerer(policy, self.slot.critic, self.config)
 
     def received(self, role: str, message: Any) -> None:
         self.planner.push(role, message, self.now_ns())
@@ -105,7 +120,11 @@ class PolicyNode(VgNode):
             self.steerer.reset()
             self.episode, self.chunks, self.last_observed = job.episode_id, 0, 0
         self.observe(observation, always=True)
-        self.answer(job, observation, started)
+        try:
+            self.answer(job, observation, started)
+        except LinkError as error:  # the arm holds until a later question is answered
+            self.planner.stale = str(error)
+            self.planner.again(job, _AGAIN_S)
 
     task = ""
 
@@ -120,12 +139,7 @@ class PolicyNode(VgNode):
         base = request.mode == "base"
         count = len(request.committed) // max(1, request.action_dim)
         committed = array_from(request.committed, count, request.action_dim, what="committed actions")
-        absolute = self.robot.action.kind == "joint_position"
-
-        def adapt(candidates: Candidates) -> Candidates:
-            return splice(candidates, committed, absolute=absolute)
-
-        critic, (chunk, candidates, decision) = self.plan(request, adapt)
+        critic, (chunk, candidates, decision) = self.plan(request, committed)
         proposal = convert.candidates_message(
             request,
             candidates,
@@ -157,20 +171,22 @@ class PolicyNode(VgNode):
             )
 
     def plan(
-        self, request: ChunkRequest, adapt: Callable[[Candidates], Candidates]
+        self, request: ChunkRequest, committed: types.Float32
     ) -> tuple[Any, tuple[types.ActionChunk, Candidates, types.Decision]]:
-        """(critic or None, what came of it)."""
-        base = request.mode == "base"
+        """(critic or None, what came of it). Raises LinkError when a server does not answer."""
+        base, steerer = request.mode == "base", self.steerer
+        absolute = self.robot.action.kind == "joint_position"
+        shadow = self.slot.shadow or request.mode == "shadow"
+        config = replace(self.config, k=1 if base else self.config.k, shadow=shadow)
+        if isinstance(steerer, RemoteSteerer):
+            steerer.config, steerer.guided = config, self.inline and not base
+            made = steerer.plan(request.seed, committed=committed, absolute=absolute)
+            return (steerer.critic if steerer.guided else None), made
 
         def by(critic: Any) -> tuple[types.ActionChunk, Candidates, types.Decision]:
-            self.steerer.critic = critic
-            self.steerer.config = replace(
-                self.config,
-                k=1 if base else self.config.k,
-                shadow=self.slot.shadow or request.mode == "shadow",
-                spread_limit=critic.spread_limit if critic else None,
-            )
-            return self.steerer.plan(request.seed, adapt)
+            steerer.critic = critic
+            steerer.config = replace(config, spread_limit=critic.spread_limit if critic else None)
+            return steerer.plan(request.seed, lambda c: splice(c, committed, absolute=absolute))
 
         return (None, by(None)) if base else self.slot.decide(by)
 
@@ -182,6 +198,8 @@ class PolicyNode(VgNode):
         self.planner.close()
         self.beside.close()
         self.slot.close()
+        if isinstance(self.steerer, RemoteSteerer):
+            self.steerer.link.close()
 
     def status(self) -> dict[str, Any]:
         timing = self.steerer.timing

@@ -12,14 +12,16 @@ from valueguide_msgs.msg import Decision
 
 from valueguide import types
 from valueguide.config.robot import RobotConfig, load_robot
+from valueguide.errors import LinkError
 from valueguide.ros.messages import candidates_from, stamp_ns
 from valueguide.ros.observe import ObservationBuilder
 from valueguide.steering.decide import decide
 from valueguide.steering.steer import SteeringConfig, rerank
+from valueguide.transport.steerer import RemoteSteerer
 from valueguide.types import ActionChunk, Candidates, Observation
-from valueguide_nodes import convert, critic_slot
+from valueguide_nodes import convert, critic_slot, server
 from valueguide_nodes.base import RELIABLE, Param, VgNode, run
-from valueguide_nodes.critic_slot import CriticSlot, checkpoint
+from valueguide_nodes.critic_slot import NONE, CriticSlot, checkpoint
 from valueguide_nodes.planner import Planner
 from valueguide_nodes.shadow import Decided, ShadowScorer
 
@@ -36,12 +38,14 @@ class RerankerNode(VgNode):
         Param("publish_chunk", True, "false: only score beside another re-ranker, for comparison"),
         Param("device", "cpu", "torch device"),
         *critic_slot.PARAMETERS,
+        *server.PARAMETERS,
     )
 
     def setup(self) -> None:
         self.robot: RobotConfig = load_robot(self.param("robot"))
-        path = checkpoint(self.param("critic"), "critic")
-        self.slot = CriticSlot(self, self.robot, path)
+        away = bool(self.param("server"))
+        path = NONE if away else checkpoint(self.param("critic"), "critic")
+        self.slot = CriticSlot(self, self.robot, path, offered=not away)
         self.config = SteeringConfig(
             beta=self.param("beta"),
             execute=self.param("execute"),
@@ -49,6 +53,9 @@ class RerankerNode(VgNode):
             deadline_s=self.param("deadline_s") or float("inf"),
         )
         cameras, privileged = self.slot.needs
+        self.remote = server.remote_steerer(self, self.config) if away else None
+        if self.remote is not None:
+            cameras, privileged = server.needs(self.remote)
         builder = ObservationBuilder(self.robot, tuple(sorted(cameras)), privileged)
         self.decisions = self.create_publisher(Decision, "decision", RELIABLE)
         self.chunk_out = self.create_publisher(ChunkMessage, "chunk", RELIABLE)
@@ -71,15 +78,18 @@ class RerankerNode(VgNode):
         if message.episode_id != self.episode:
             self.episode, self.chunks = message.episode_id, 0
         candidates, observation = candidates_from(message), None
-        if self.slot.critic is not None:
+        if self.slot.critic is not None or self.remote is not None:
             observation = self.planner.observation(message.instruction, stamp_ns(message))
             if observation is None or not self.active:
                 return
         # The deadline counts from when the policy began to sample.
         began = started - message.policy_s
-        critic, decision = self.slot.decide(
-            lambda critic: self.choose(critic, message, candidates, observation, began)
-        )
+        if self.remote is not None and observation is not None:
+            critic, decision = self.choose_there(self.remote, message, candidates, observation, began)
+        else:
+            critic, decision = self.slot.decide(
+                lambda critic: self.choose(critic, message, candidates, observation, began)
+            )
         self.critic_s = time.monotonic() - started
         version = critic.version if critic else ""
         if self.param("publish_chunk"):
@@ -115,6 +125,31 @@ class RerankerNode(VgNode):
         )
         return rerank(critic, observation, candidates, config, message.seed, began, time.monotonic)
 
+    def choose_there(
+        self,
+        remote: RemoteSteerer,
+        message: CandidatesMessage,
+        candidates: Candidates,
+        observation: Observation,
+        began: float,
+    ) -> tuple[Any, types.Decision]:
+        """(critic, the server's choice); the policy's own candidate when no answer comes in time."""
+        left_s = self.config.deadline_s - (time.monotonic() - began)
+        try:
+            if left_s <= 0:
+                raise LinkError("the deadline passed before the server was asked")
+            shadow = self.slot.shadow or message.mode == "shadow"
+            remote.config = replace(self.config, k=candidates.k, shadow=shadow, deadline_s=left_s)
+            remote.reset()
+            remote.observe(observation)
+            wait_s = min(left_s, self.param("server_timeout_s"))
+            pending = remote.ask(message.seed, candidates=candidates, timeout_s=wait_s)
+            decision = remote.take(pending)[2]
+        except LinkError as error:
+            self.planner.stale = str(error)
+            decision = types.Decision(0, "deadline", latency_s=time.monotonic() - began)
+        return remote.critic, decision
+
     def failed(self, error: Exception) -> None:
         self.get_logger().error(f"scoring: {type(error).__name__}: {error}")
         self.planner.stale = f"scoring failed: {error}"
@@ -123,6 +158,8 @@ class RerankerNode(VgNode):
         self.planner.close()
         self.beside.close()
         self.slot.close()
+        if self.remote is not None:
+            self.remote.link.close()
 
     def status(self) -> dict[str, Any]:
         return {
