@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from valueguide.cli import bench_help, bench_learner, bench_ranking
+from valueguide.cli import bench_help, bench_learner, bench_ranking, bench_transport
 from valueguide.cli.common import shipped
 from valueguide.cli.device import add_device_argument, usable_device
 
@@ -15,6 +15,7 @@ EXAMPLES = """examples:
   valueguide bench steering --json -
   valueguide bench critic --seconds 30 --json critic.json
   valueguide bench learner --json learner.json        # the online critic learner against a plain loop
+  valueguide bench transport --json transport.json    # the link, and several robots in one pass
   valueguide bench ros --json ros.json                # stages of a decision, gate, executor, images
   valueguide bench ros --success 10 --json ros.json   # and does the graph succeed as often as eval does?
   valueguide bench ranking --states 90 --k 8 --critic a --critic b   # critics against true rollouts
@@ -25,10 +26,12 @@ _SUCCESS_TASKS = ("close_drawer", "pick_can", "press_button")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", choices=("steering", "critic", "learner", "ros", "ranking", "help"))
+    parser.add_argument(
+        "name", choices=("steering", "critic", "learner", "ros", "ranking", "help", "transport")
+    )
     parser.add_argument("--repeats", type=int, default=7, help="timed runs of each small measurement")
     parser.add_argument("--seconds", type=float, default=20.0, help="duration of each learner measurement")
-    parser.add_argument("--skip-real-size", action="store_true", help="without the 450 M parameter SmolVLA")
+    parser.add_argument("--skip-real-size", action="store_true", help="without the large models")
     parser.add_argument("--episodes", type=int, default=6, help="ros: episodes whose decisions are timed")
     parser.add_argument(
         "--success",
@@ -55,6 +58,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         measured = _ros(args)
     elif args.name == "learner":
         measured = bench_learner.run(args, device)
+    elif args.name == "transport":
+        measured = bench_transport.run(args, device)
     else:
         measured = _steering(args, device) if args.name == "steering" else _critic(args, device)
     result = {"device": device, **measured}
