@@ -20,7 +20,7 @@ from valueguide.data.reader import EpisodeDataset
 from valueguide.data.writer import EpisodeWriter
 from valueguide.online.intake import LEDGER
 from valueguide.online.learner_state import LEARNER_STATE
-from valueguide.online.service_files import STATUS
+from valueguide.online.service_files import STATUS, read_status
 from valueguide.online.versions import CriticVersions
 
 EPISODES = 6
@@ -127,6 +127,36 @@ def test_a_signal_saves_and_ends_well_and_the_status_says_so(day, tmp_path, caps
     with pytest.raises(SystemExit) as end:
         main(["learner", "--status", "--out", str(out)])
     assert end.value.code == 0 and "not running, stopped; step" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_it_saves_and_ends_when_its_parent_is_gone(day: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    line = [sys.executable, "-m", "valueguide.cli.main", "learner", "--dataset", str(day), "--out", str(out)]
+    start_it = (
+        "import os, subprocess, sys, time\n"
+        f"subprocess.Popen({[*line, *OPTIONS, '--parent']!r} + [str(os.getpid())])\n"
+        "time.sleep(600)"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", start_it],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    wait_for(lambda: saved_step(out) >= 5, parent)
+    assert read_status(out)["running"]
+    parent.kill()
+    parent.wait()
+    until = time.monotonic() + 120
+    while read_status(out)["running"]:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    status = read_status(out)
+    assert status["doing"] == "stopped" and status["gradient_step"] == saved_step(out)
+    parent.communicate()
 
 
 def test_bad_input_is_one_line(tmp_path, capsys) -> None:

@@ -22,7 +22,7 @@ GRAPH = ["policy", "executor", "safety_gate", "task", "progress", "teleop", "mar
 EVERYTHING: list[tuple[str, dict[str, str]]] = [
     ("sim.launch.py", {"record": "/tmp/bags", "composed": "false"}),
     ("robot.launch.py", {"robot": "wxai"}),
-    ("learner.launch.py", {}),
+    ("learner.launch.py", {"record": "/tmp/bags", "out": "/tmp/learner"}),
     ("replay.launch.py", {"bag": "/tmp/bag"}),
     ("replay.launch.py", {"bag": "/tmp/bag", "composed": "false", "record": "/tmp/bags"}),
 ]
@@ -203,8 +203,24 @@ def _shadow_names() -> dict[str, list[str]]:
         return {"services": services, "topics": publishes()}
 
 
-def test_the_learners_critic_offers_nothing_under_the_names_of_the_running_graph(launched, in_ros) -> None:
-    launched("learner.launch.py", critic="wxai-state")
+def test_the_learner_starts_with_a_shadow_that_follows_it(plan) -> None:
+    arguments = {"record": "r", "out": "o", "critic": "c", "policy": "p", "promote": "after:3", "nice": "5"}
+    learner, shadow = plan("learner.launch.py", **arguments)
+    assert _names([learner, shadow]) == ["critic_learner", "shadow_reranker"]
+    found = _parameters(learner)
+    assert found["updates_per_step"] == 0.5
+    assert {name: found[name] for name in arguments} == {**arguments, "nice": 5}
+    found = _parameters(shadow)
+    assert (found["critic_versions"], found["critic"]) == ("o/versions", "c")
+    assert (found["shadow"], found["publish_chunk"]) == (True, False)
+    assert _names(plan("learner.launch.py", **arguments, shadow="false")) == ["critic_learner"]
+
+
+def test_the_learners_critic_offers_nothing_under_the_names_of_the_running_graph(
+    launched, in_ros, tmp_path: Path
+) -> None:
+    folders = {"record": tmp_path / "bags", "out": tmp_path / "learner"}
+    launched("learner.launch.py", policy="wxai-state", critic="wxai-state", **folders)
     names = in_ros(_shadow_names, timeout=90)
     assert {"/shadow/load_critic", "/shadow/rollback_critic", "/shadow/set_shadow"} <= set(names["services"])
     assert not {"/load_critic", "/rollback_critic", "/set_shadow"} & set(names["services"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import threading
@@ -77,6 +78,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_shares_argument(parser, "--shares")
     parser.add_argument("--half-life", type=float, default=0.0, help="in rollouts' segments; 0: all alike")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--parent", type=int, default=0, metavar="PID", help="save and end when this parent process is gone"
+    )
     parser.add_argument("--threads", type=int, default=1, help="of torch on the CPU; the policy has as many")
     add_device_argument(parser)
 
@@ -101,17 +105,17 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     }
     try:
         with LearnerService(settings) as service:
-            _drive(service, args.once, stop)
+            _drive(service, args.once, args.parent, stop)
         return service.status()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _drive(service: LearnerService, once: bool, stop: threading.Event) -> None:
+def _drive(service: LearnerService, once: bool, parent: int, stop: threading.Event) -> None:
     print(f"learns in {service.settings.root} from step {service.learner.trainer.step} on", file=sys.stderr)
     said = ""
-    while not stop.is_set():
+    while not stop.is_set() and parent in (0, os.getppid()):
         done = service.work()
         status = service.status()
         line = _line(status)

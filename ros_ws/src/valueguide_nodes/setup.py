@@ -17,6 +17,7 @@ NODES = (
     "sim_robot",
     "wxai_robot",
     "replay",
+    "critic_learner",
 )
 
 setup(

@@ -67,7 +67,7 @@ def test_every_executable_has_an_enclave(policy) -> None:
         ("sim", {"composed": "false", "record": "x"}),
         ("robot", {"robot": "wxai"}),
         ("robot", {"robot": "sim"}),
-        ("learner", {}),
+        ("learner", {"record": "x", "out": "y"}),
     ],
 )
 def test_launched_nodes_know_their_enclave_and_name(policy, tmp_path: Path, file: str, arguments) -> None:
