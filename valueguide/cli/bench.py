@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from valueguide.cli import bench_help, bench_learner, bench_ranking, bench_transport
+from valueguide.cli import bench_fuzz, bench_help, bench_learner, bench_ranking, bench_transport
 from valueguide.cli.common import shipped
 from valueguide.cli.device import add_device_argument, usable_device
 
@@ -19,6 +19,7 @@ EXAMPLES = """examples:
   valueguide bench ros --json ros.json                # stages of a decision, gate, executor, images
   valueguide bench ros --success 10 --json ros.json   # and does the graph succeed as often as eval does?
   valueguide bench ranking --states 90 --k 8 --critic a --critic b   # critics against true rollouts
+  valueguide bench fuzz --messages 1000000 --json fuzz.json   # damaged messages to what reads a network
   valueguide bench help --per-task 10 --k 8 --out help               # when to ask the operator
 """
 
@@ -27,7 +28,7 @@ _SUCCESS_TASKS = ("close_drawer", "pick_can", "press_button")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "name", choices=("steering", "critic", "learner", "ros", "ranking", "help", "transport")
+        "name", choices=("steering", "critic", "learner", "ros", "ranking", "help", "transport", "fuzz")
     )
     parser.add_argument("--repeats", type=int, default=7, help="timed runs of each small measurement")
     parser.add_argument("--seconds", type=float, default=20.0, help="duration of each learner measurement")
@@ -45,12 +46,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     bench_ranking.add_arguments(parser)
     bench_help.add_arguments(parser)
     bench_learner.add_arguments(parser)
+    bench_fuzz.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure and print one line per figure."""
     if args.name == "ranking":
         return bench_ranking.run(args)
+    if args.name == "fuzz":
+        return bench_fuzz.run(args)
     if args.name == "help":
         return bench_help.run(args)
     device = usable_device(args.device)
