@@ -43,6 +43,11 @@ def generate_launch_description():
         "execute": value("execute", int),
         "shadow": value("shadow", bool),
         "device": value("device"),
+        "server": value("server"),
+        "server_timeout_s": value("server_timeout_s", float),
+        "server_pictures": value("server_pictures"),
+        "server_key": value("server_key"),
+        "client_key": value("client_key"),
     }
     return LaunchDescription(
         [
@@ -68,6 +73,28 @@ def generate_launch_description():
             ),
             DeclareLaunchArgument("execute", default_value="4", description="steps executed of each chunk"),
             DeclareLaunchArgument("device", default_value="cpu", description="torch device of the models"),
+            DeclareLaunchArgument(
+                "server",
+                default_value="",
+                description="tcp://HOST:PORT of valueguide serve, which has the models then; empty: none",
+            ),
+            DeclareLaunchArgument(
+                "server_timeout_s",
+                default_value="1.0",
+                description="seconds that it may take to answer",
+            ),
+            DeclareLaunchArgument(
+                "server_pictures",
+                default_value="raw",
+                choices=["raw", "png", "jpeg"],
+                description="how pictures travel to the server",
+            ),
+            DeclareLaunchArgument(
+                "server_key", default_value="", description="file of the server's public key, beyond loopback"
+            ),
+            DeclareLaunchArgument(
+                "client_key", default_value="", description="file of this robot's secret key, beyond loopback"
+            ),
             DeclareLaunchArgument(
                 "shadow",
                 default_value="false",

@@ -12,7 +12,8 @@ import pytest
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("safety", "execution", "config", "ros", "transport")
+LINK = [f"transport/test_transport_{name}.py" for name in ("wire", "clock", "keys")]
+FOLDERS = ("safety", "execution", "config", "ros", *LINK)
 IMPORTS = (
     "import sys, numpy, valueguide.safety.gate, valueguide.execution.executor, valueguide.config.robot, "
     "valueguide.ros.observe, valueguide.ros.bag, valueguide.ros.assemble, valueguide.data.writer, "

@@ -16,7 +16,7 @@ from typing import Any
 
 from valueguide.errors import CheckpointError, mismatch
 from valueguide.online.follow import VersionFollower
-from valueguide.online.versions import STATE
+from valueguide.online.versions import CRITICS, STATE
 from valueguide.serving.engine import Engine, Models
 
 log = logging.getLogger("valueguide.serving")
@@ -80,7 +80,7 @@ class Keeper:
         self.troubles: dict[str, str] = {}
         self._versions: VersionFollower[Any] | None = None
         self._critic: Watched | None = None
-        if critic and (Path(critic) / STATE).exists():
+        if critic and any((Path(critic) / name).exists() for name in (CRITICS, STATE)):
             self._versions = VersionFollower(critic, lambda path: self._checked(str(path)))
         elif critic:
             self._critic = Watched(critic)

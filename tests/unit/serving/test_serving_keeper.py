@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from valueguide.critics.manifest import WEIGHTS, read_manifest
 from valueguide.errors import CheckpointError
 from valueguide.serving.engine import Engine, Models
 from valueguide.serving.keeper import Keeper, Watched
@@ -17,6 +18,8 @@ from valueguide.serving.sessions import Job
 from valueguide.testing.fakes import FakeClock, FakeCritic, FakePolicy
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "online"))
+from critic_folders import versions
 from serving_helpers import request
 
 
@@ -132,3 +135,51 @@ def test_decisions_wait_while_a_policy_is_loaded(tmp_path: Path) -> None:
     write(swaps.policy, "p2")
     swaps.keeper.poll()
     assert held == [True] and not swaps.engine.pause.locked() and swaps.versions[0] == "p2"
+
+
+def test_versions_are_followed_as_they_are_promoted(tmp_path: Path) -> None:
+    """Real versions; the stand-in critic goes by the version's name."""
+    made = versions(tmp_path, 3)
+    names = {one.number: one.version for one in made.list()}
+
+    def load_version(path: str) -> FakeCritic:
+        critic = FakeCritic()
+        critic.version = read_manifest(Path(path))["version"]
+        return critic
+
+    made.promote(1)
+    engine = Engine(Models(FakePolicy()))
+    told: list[tuple[str, str]] = []
+    keeper = Keeper(
+        engine,
+        str(write(tmp_path / "p", "p")),
+        str(made.root),
+        load(FakePolicy),
+        load_version,
+        lambda *_: None,
+        lambda model, outcome, _: told.append((model, outcome)),
+    )
+    keeper.begin()
+    assert engine.models.critic.version == names[1]
+    made.promote(2)
+    keeper.poll()
+    assert engine.models.critic.version == names[2]
+    (made.folder(3) / WEIGHTS).write_bytes(b"damaged")
+    keeper.poll()
+    assert not keeper.troubles and told == [("critic", "swapped")]
+    made.rollback("test")
+    keeper.poll()
+    assert engine.models.critic.version == names[1]
+    assert told == [("critic", "swapped"), ("critic", "swapped")]
+
+
+def test_a_folder_of_versions_none_of_which_serves_leaves_the_policy_alone(tmp_path: Path) -> None:
+    made = versions(tmp_path, 1)
+    engine = Engine(Models(FakePolicy()))
+    policy = str(write(tmp_path / "p", "p"))
+    keeper = Keeper(engine, policy, str(made.root), load(FakePolicy), lambda _: FakeCritic(), lambda *_: None)
+    keeper.begin()
+    assert engine.models.critic is None
+    made.promote(1)
+    keeper.poll()
+    assert engine.models.critic is not None
