@@ -96,6 +96,7 @@ def test_a_run_with_dropout_is_the_same_again_to_the_bit(replay: Path, tmp_path:
         assert all(torch.equal(value, runs[0][0][name]) for one in pair for name, value in one.items())
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("what", ["die", "hang"])
 def test_the_loss_of_one_ends_the_other_with_one_line(what: str, replay: Path, tmp_path: Path) -> None:
     with Pair(what, replay, tmp_path) as pair:
@@ -160,6 +161,7 @@ def workers(launcher: int) -> list[int]:
     return [int(child) for child in children if b"train" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
+@pytest.mark.faults
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_killed_process_ends_torchrun_and_the_run_goes_on_exactly(demos: Path, tmp_path: Path) -> None:

@@ -88,6 +88,7 @@ def wait_for(what, process: subprocess.Popen[str], seconds: float = 240.0) -> No
         time.sleep(0.01)
 
 
+@pytest.mark.faults
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_learner_that_was_killed_ends_with_the_same_bits(day: Path, tmp_path: Path) -> None:

@@ -54,7 +54,10 @@ def _local_folder(path_or_hub_id: str | Path) -> Path:
         return folder
     name = str(path_or_hub_id)
     if folder.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
-        raise CheckpointError(f"{name}: expected a policy folder or a Hub id (owner/name), found neither")
+        hint = ". A policy server proposes for eval and for the node policy only" if "://" in name else ""
+        raise CheckpointError(
+            f"{name}: expected a policy folder or a Hub id (owner/name), found neither{hint}"
+        )
     try:
         return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
     except (OSError, ValueError, HFValidationError) as error:

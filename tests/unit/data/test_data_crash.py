@@ -36,6 +36,8 @@ with EpisodeWriter(sys.argv[1], SPEC) as writer:
 COMPACTOR = """
 import sys
 from valueguide.data.compact import compact
+
+pytestmark = pytest.mark.faults
 print("go", flush=True)
 while True:
     compact(sys.argv[1], float(sys.argv[2]))

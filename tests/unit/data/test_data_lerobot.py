@@ -96,6 +96,7 @@ def test_statistics_equal_lerobots(tmp_path):
         np.testing.assert_allclose(ours[name], theirs["action"][name], atol=0.35)
 
 
+@pytest.mark.faults
 def test_lerobot_opens_what_kill_9_left(tmp_path):
     root = tmp_path / "set"
     saved = 0

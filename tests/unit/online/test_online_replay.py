@@ -152,6 +152,7 @@ for round in range(10**6):
 """
 
 
+@pytest.mark.faults
 def test_a_killed_writer_loses_nothing_that_it_acknowledged(tmp_path) -> None:
     acknowledged: dict[int, float] = {}
     rng = np.random.default_rng(0)

@@ -131,6 +131,7 @@ def test_one_piece_of_work_is_bounded(tmp_path):
         assert service.work() and service.status()["gradient_step"] == 1
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("seed", range(2))
 def test_a_killed_learner_goes_on_bit_for_bit(tmp_path, seed):
     record(tmp_path, range(12))
@@ -203,6 +204,7 @@ def test_nothing_to_ask_yet_is_said_and_the_check_follows(tmp_path):
         assert service.versions.report(service.status()["newest"]) is not None
 
 
+@pytest.mark.faults
 def test_a_full_disk_while_publishing_is_a_line_and_tried_again(tmp_path, monkeypatch):
     record(tmp_path, range(12))
     clock = TickingClock()
@@ -274,6 +276,7 @@ def test_a_new_sentence_after_the_last_save_does_not_stop_a_restart(tmp_path):
         assert_same_weights(last, again)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("name", ["write_training", "write_tensors"])
 def test_a_death_while_saving_leaves_the_state_before(tmp_path, monkeypatch, name):
     record(tmp_path, range(6))

@@ -91,6 +91,7 @@ def test_another_recording_in_a_folder_of_the_same_name_is_new(tmp_path):
     assert len(take_all(opened(tmp_path, ("a/day", "b/day")))) == 1
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("segments", [1, 2])
 def test_a_death_between_two_segments_of_an_episode(tmp_path, monkeypatch, segments):
     record(tmp_path / "day", [4, 9])  # two segments each
@@ -144,6 +145,7 @@ def test_an_episode_that_does_not_fit_the_replay_is_one_line(tmp_path):
     assert "skipped" in line and "state" in line and "\n" not in line
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("what", ["segment", "ledger"])
 def test_on_a_full_disk_the_episode_waits(tmp_path, monkeypatch, what):
     record(tmp_path / "day", [0, 4])

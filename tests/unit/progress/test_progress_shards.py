@@ -110,6 +110,7 @@ def _command(server: FakeOpenAiServer, data: Path, out: Path, processes: int) ->
     ]  # fmt: skip
 
 
+@pytest.mark.faults
 @pytest.mark.slow
 def test_torchrun_gives_the_same_file_and_goes_on_after_a_kill(tmp_path: Path) -> None:
     """One process, two processes, and two that are killed and then gone on with by one: equal bytes."""

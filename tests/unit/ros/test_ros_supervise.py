@@ -78,6 +78,7 @@ def test_it_runs_at_a_lower_priority_and_ends_in_order(make, tmp_path: Path) -> 
     assert child.close(30.0) and (tmp_path / "done").read_text() == "saved\n" * 2
 
 
+@pytest.mark.faults
 def test_a_killed_child_is_started_again_after_a_while_and_later_each_time(make, clock, tmp_path) -> None:
     child, said = make(WORKER.format(done=str(tmp_path / "done")), retry_s=1.0, most_s=3.0)
     for number, wait in enumerate((1.0, 2.0, 3.0, 3.0), start=1):
