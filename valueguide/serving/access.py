@@ -97,13 +97,14 @@ class Door:
         socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
         use_server_keys(socket, keys)
 
-    def close(self) -> None:
-        """Sends what waits for up to a second."""
+    def close(self, abandon: bool = False) -> None:
+        """Sends what waits for up to a second. abandon: another thread's socket is open; do not wait for it."""
         self.socket.close()
         if self._authenticator is not None:
             self._authenticator.stop()
             self._authenticator = None
-        self.context.term()
+        if not abandon:
+            self.context.term()
 
 
 def user_of(frame: zmq.Frame) -> str:

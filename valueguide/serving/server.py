@@ -43,6 +43,8 @@ from valueguide.transport.wire import Limits, Message, decode, encode
 log = logging.getLogger("valueguide.serving")
 LIMITS = Limits()
 _POLL_MS, _HOUSEKEEPING_S = 100, 1.0
+#: Seconds that models still working after the drain are waited for: a thread cannot be ended from outside.
+_LAST_S = 1.0
 #: Messages taken from the socket before answers are sent and batches begun.
 _BURST = 64
 _WAKE = "inproc://done"
@@ -126,9 +128,11 @@ class Server:
                 self._keep_house()
         finally:
             self._batches.put(None)
-            self._worker.join()
+            self._worker.join(_LAST_S)
             self._woken.close()
-            self._door.close()
+            if self._worker.is_alive():
+                log.error("the models hang: left behind")
+            self._door.close(abandon=self._worker.is_alive())
 
     def _finished(self) -> bool:
         if not self._stop.is_set():
@@ -245,6 +249,7 @@ class Server:
         """In the models' thread."""
         done: zmq.Socket[bytes] = self._door.context.socket(zmq.PUSH)
         done.connect(_WAKE)
+        done.sndtimeo = 1000  # nobody listens any more when the end did not wait for this
         try:
             while (jobs := self._batches.get()) is not None:
                 try:
@@ -253,6 +258,8 @@ class Server:
                     outcomes = [error] * len(jobs)
                 self._done.put((jobs, outcomes))
                 done.send(b"")
+        except zmq.Again:
+            return
         finally:
             done.close(linger=0)
 
