@@ -98,7 +98,7 @@ class Door:
         use_server_keys(socket, keys)
 
     def close(self, abandon: bool = False) -> None:
-        """Sends what waits for up to a second. abandon: another thread's socket is open; do not wait for it."""
+        """Sends what waits for up to a second. abandon: do not wait for another thread's open socket."""
         self.socket.close()
         if self._authenticator is not None:
             self._authenticator.stop()
