@@ -9,14 +9,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 
 from valueguide.errors import LinkError
+from valueguide.progress.http import JsonEndpoint, Patience
+from valueguide.progress.request import RequestFailed
 from valueguide.serving.server import Server
 from valueguide.steering.steer import SteeringConfig
 from valueguide.testing.fake_groot_server import FakeGrootServer
+from valueguide.testing.fake_openai_server import FakeOpenAiServer
 from valueguide.testing.fake_openpi_server import FakeOpenPiServer
 from valueguide.testing.fakes import FakePolicy
 from valueguide.testing.link_proxy import LinkFaults, LinkProxy
@@ -211,3 +215,20 @@ def test_somebody_elses_server_over_a_bad_network(protocol: str, tmp_path: Path)
         proxy.mend()
         assert np.array_equal(policy.sample(1, 6).actions[0], answer(0.25, 6)[:3])
         policy.close()
+
+
+def test_http_over_a_link_that_goes_silent_and_is_cut() -> None:
+    """The client of vision-language endpoints: its deadline holds, and the next request works."""
+    body = {"messages": [{"role": "user", "content": "hello"}]}
+    with FakeOpenAiServer() as server, LinkProxy(urlsplit(server.url).port or 0) as proxy:
+        patience = Patience(timeout_s=0.5, tries=1)
+        endpoint = JsonEndpoint(f"http://127.0.0.1:{proxy.port}/v1", patience=patience)
+        for fault, repair in (("freeze", "thaw"), ("cut", "mend")):
+            assert endpoint.post("/chat/completions", body, len) == 2
+            proxy.cut(refuse=True) if fault == "cut" else proxy.freeze()
+            start = time.monotonic()
+            with pytest.raises(RequestFailed):
+                endpoint.post("/chat/completions", body, len)
+            assert time.monotonic() - start < 0.5 + SLACK_S
+            getattr(proxy, repair)()
+        assert endpoint.post("/chat/completions", body, len) == 2
