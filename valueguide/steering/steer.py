@@ -69,6 +69,8 @@ class Steerer:
     timing: Timing = field(default_factory=Timing)
     _observation: Observation | None = None
     _chunks: int = 0
+    #: When `propose` began and ended, on `clock`.
+    _proposed: tuple[float, float] = (0.0, 0.0)
 
     def __post_init__(self) -> None:
         if self.policy.horizon < self.config.execute:
@@ -115,14 +117,28 @@ class Steerer:
 
         adapt: what is done to the candidates before they are scored, such as putting committed actions first.
         """
+        candidates = self.propose(seed, adapt)
+        chunk, decision = self.choose(candidates, seed)
+        return chunk, candidates, decision
+
+    def propose(self, seed: int, adapt: Callable[[Candidates], Candidates] | None = None) -> Candidates:
+        """The first half of `plan`."""
         if self._observation is None:
             raise ConfigError("steering: expected an observation since the last reset, found none")
         start = self.clock()
         candidates = self.policy.sample(self.config.k, seed)
         if adapt is not None:
             candidates = adapt(candidates)
-        sampled = self.clock()
-        decision = self._choose(candidates, seed, start)
+        self._proposed = (start, self.clock())
+        return candidates
+
+    def choose(self, candidates: Candidates, seed: int) -> tuple[ActionChunk, Decision]:
+        """The second half of `plan`: score what `propose` gave last, and choose. May be called again, such as
+        with another critic; the deadline counts from the beginning of `propose`."""
+        if self._observation is None:
+            raise ConfigError("steering: expected an observation since the last reset, found none")
+        start, sampled = self._proposed
+        decision = self._decide(candidates, seed, start)
         end = self.clock()
         self.timing = Timing(sampled - start, end - sampled, end - start)
         chunk = ActionChunk(
@@ -132,9 +148,9 @@ class Steerer:
             stamp_ns=self._observation.stamp_ns,
         )
         self._chunks += 1
-        return chunk, candidates, decision
+        return chunk, decision
 
-    def _choose(self, candidates: Candidates, seed: int, start: float) -> Decision:
+    def _decide(self, candidates: Candidates, seed: int, start: float) -> Decision:
         if self.selector is not None:
             index = self.selector(candidates, self.config.execute, seed)
             return Decision(index, self.selector.name, preferred=index, latency_s=self.clock() - start)

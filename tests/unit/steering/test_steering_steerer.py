@@ -176,6 +176,19 @@ def test_an_error_of_the_critic_is_not_hidden() -> None:
         steerer.plan(0)
 
 
+def test_what_was_proposed_can_be_chosen_from_again_by_another_critic() -> None:
+    policy = FakeTablePolicy(_chunks(3))
+    steerer = Steerer(policy, FakeRaisingCritic(executed_length=2, action_dim=2), _config(3))
+    steerer.observe(_observation())
+    candidates = steerer.propose(5)
+    with pytest.raises(DataError, match="instruction"):
+        steerer.choose(candidates, 5)
+    steerer.critic = FakeTableCritic([[0.0, 2.0, 1.0]])
+    chunk, decision = steerer.choose(candidates, 5)
+    assert decision.index == 1 and chunk.chunk_id == 0 and policy.sampled == [(3, 5)]
+    np.testing.assert_array_equal(chunk.actions, candidates.actions[1])
+
+
 def test_one_nan_of_one_member_leaves_the_policy_alone() -> None:
     steerer = Steerer(FakePolicy(), FakeNanCritic(executed_length=2), _config(4))
     steerer.observe(_observation())

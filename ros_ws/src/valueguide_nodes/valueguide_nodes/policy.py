@@ -183,12 +183,16 @@ class PolicyNode(VgNode):
             made = steerer.plan(request.seed, committed=committed, absolute=absolute)
             return (steerer.critic if steerer.guided else None), made
 
-        def by(critic: Any) -> tuple[types.ActionChunk, Candidates, types.Decision]:
+        steerer.config = config
+        candidates = steerer.propose(request.seed, lambda c: splice(c, committed, absolute=absolute))
+
+        def by(critic: Any) -> tuple[types.ActionChunk, types.Decision]:
             steerer.critic = critic
             steerer.config = replace(config, spread_limit=critic.spread_limit if critic else None)
-            return steerer.plan(request.seed, lambda c: splice(c, committed, absolute=absolute))
+            return steerer.choose(candidates, request.seed)
 
-        return (None, by(None)) if base else self.slot.decide(by)
+        critic, (chunk, decision) = (None, by(None)) if base else self.slot.decide(by)
+        return critic, (chunk, candidates, decision)
 
     def failed(self, error: Exception) -> None:
         self.get_logger().error(f"planning: {type(error).__name__}: {error}")
