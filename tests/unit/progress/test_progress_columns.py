@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from valueguide.data.reader import EpisodeDataset
@@ -61,6 +61,7 @@ def test_nothing_is_made_up_outside_of_what_is_known() -> None:
     assert _kinds(tokens.kind) == ["missing"] * 2 + ["estimated", "between", "estimated"] + ["missing"] * 2
 
 
+@settings(deadline=None)  # a busy machine is not an error
 @given(st.integers(2, 40), st.sets(st.integers(1, 40), min_size=1, max_size=12), st.integers(0, 9999))
 def test_estimates_keep_their_values_and_the_rest_lies_between(
     length: int, asked: set[int], seed: int

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from valueguide.errors import CheckpointError, ConfigError, DataError
@@ -68,6 +68,7 @@ def test_every_prefix_has_the_value_of_the_offline_estimate() -> None:
         assert found.confidence == pytest.approx(1.0 - float(wanted.spread[-1]))
 
 
+@settings(deadline=None)  # a busy machine is not an error
 @given(st.integers(2, 700), st.integers(3, 12), st.integers(12, 40))
 def test_a_prefix_is_bounded_and_spread_over_all_of_it(count: int, frames: int, keep: int) -> None:
     prefix = Prefix(keep)
