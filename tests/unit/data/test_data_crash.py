@@ -22,6 +22,7 @@ from valueguide.data.reader import EpisodeDataset
 from valueguide.data.writer import EpisodeWriter
 from valueguide.errors import DataError
 
+pytestmark = pytest.mark.faults
 RECORDER = """
 import sys
 from data_episodes import SPEC, make_episode
@@ -36,8 +37,6 @@ with EpisodeWriter(sys.argv[1], SPEC) as writer:
 COMPACTOR = """
 import sys
 from valueguide.data.compact import compact
-
-pytestmark = pytest.mark.faults
 print("go", flush=True)
 while True:
     compact(sys.argv[1], float(sys.argv[2]))

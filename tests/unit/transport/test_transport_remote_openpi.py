@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from remote_helpers import OBSERVATION, ROBOT, STATE, address, answer, description, within
 
-from valueguide.errors import ConfigError, DataError, LinkError
+from valueguide.errors import ConfigError, DataError, EnvironmentSetupError, LinkError
 from valueguide.interfaces import Policy
 from valueguide.testing.fake_openpi_server import FakeOpenPiServer
 from valueguide.transport.remote_link import LateReply, LinkClosed
@@ -263,3 +264,11 @@ def test_addresses_that_cannot_be_used(text: str, words: str) -> None:
 )
 def test_other_policies_are_not_servers(name: str) -> None:
     assert not is_remote(name)
+
+
+def test_without_websockets_it_is_said_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "websockets", None)
+    with pytest.raises(EnvironmentSetupError, match=r"Install valueguide\[openpi\]"):
+        connect_policy(address(tmp_path, "openpi", 9, description("openpi")), ROBOT)
