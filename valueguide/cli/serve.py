@@ -34,6 +34,7 @@ EXAMPLES = """examples:
   curl http://127.0.0.1:7448/health
   curl http://127.0.0.1:7448/metrics
 """
+_SWITCH_S = 0.0002
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,6 +77,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         max_sessions=_positive("--max-sessions", args.max_sessions),
         drain_s=args.drain_s,
     )
+    # Models give the interpreter lock away thousands of times in a decision; at the default of 5 ms what
+    # answers pings and takes requests would wait that long for it.
+    sys.setswitchinterval(_SWITCH_S)
     metrics = Metrics()
     engine, keeper = _models(args, metrics)
     server = Server(engine, settings, metrics)
