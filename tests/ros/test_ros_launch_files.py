@@ -121,6 +121,8 @@ def test_arguments_reach_the_nodes(plan) -> None:
                 "critic_versions": "v",
                 "shadow": "true",
                 "help": "h",
+                "server": "tcp://127.0.0.1:1",
+                "server_timeout_s": "2",
             },
         )
     }
@@ -134,6 +136,8 @@ def test_arguments_reach_the_nodes(plan) -> None:
             "execute": 2,
             "shadow": True,
             "critic_versions": "v",
+            "server": "tcp://127.0.0.1:1",
+            "server_timeout_s": 2.0,
         },  # fmt: skip
         "executor": {"prefetch": False, "execute": 2, "help": "h"},
         "task": {"mode": "base"},
