@@ -170,3 +170,25 @@ def test_a_stuck_endpoint_blocks_nothing_and_gives_no_number(node: Any, in_ros: 
     assert found["gap"] < 2.0  # ten beats a second, on a machine that may be busy
     assert any("no answer within 2 s" in text for text in found["warned"])
     assert found["verdict"] == [pytest.approx(0.7), "sim_truth"]
+
+
+def _without() -> dict[str, Any]:
+    from ros_client import Client
+    from valueguide_msgs.msg import Progress
+
+    with Client() as client:
+        heard = client.listen("progress", Progress)
+        client.active("progress", timeout=60)
+        client.until(lambda: heard, "a word without a simulator")
+        silent = [math.isnan(heard[0].value), heard[0].status]
+        truth = client.publisher("sim_truth", Progress)
+        truth.publish(Progress(value=0.25, status="ok", failure=True, detail="dropped"))
+        client.until(lambda: any(m.failure for m in heard), "the simulator's truth")
+        passed = next(m for m in heard if m.failure)
+        return {"silent": silent, "passed": [passed.value, passed.status, passed.detail]}
+
+
+def test_without_a_backend_the_simulators_truth_is_passed_on(node: Any, in_ros: Any) -> None:
+    node("progress", robot=ROBOT)
+    found = in_ros(_without, timeout=120)
+    assert found == {"silent": [True, "no_estimator"], "passed": [0.25, "ok", "dropped"]}
