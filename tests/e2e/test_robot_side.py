@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,8 @@ import pytest
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(280)]
 
 ROOT = Path(__file__).parents[2]
+FOLDERS = ("safety", "execution", "config", "ros")
 LINK = [f"transport/test_transport_{name}.py" for name in ("wire", "clock", "keys")]
-FOLDERS = ("safety", "execution", "config", "ros", *LINK)
 IMPORTS = (
     "import sys, numpy, valueguide.safety.gate, valueguide.execution.executor, valueguide.config.robot, "
     "valueguide.ros.observe, valueguide.ros.bag, valueguide.ros.assemble, valueguide.data.writer, "
@@ -49,8 +50,9 @@ def test_the_robot_side_imports_with_numpy_1_26_and_without_torch() -> None:
     assert result.returncode == 0, result.stderr[-2000:]
 
 
-def test_the_robot_sides_unit_tests_pass_there() -> None:
-    folders = [f"tests/unit/{name}" for name in FOLDERS]
+@pytest.mark.parametrize("parts", [FOLDERS, LINK], ids=["robot", "link"])
+def test_the_robot_sides_unit_tests_pass_there(parts: Sequence[str]) -> None:
+    folders = [f"tests/unit/{name}" for name in parts]
     result = robot_side("-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", *folders)
     assert result.returncode == 0, result.stdout[-4000:]
     assert " passed" in result.stdout
