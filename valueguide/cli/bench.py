@@ -7,7 +7,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from valueguide.cli import bench_fuzz, bench_help, bench_learner, bench_ranking, bench_transport
+from valueguide.cli import (
+    bench_fuzz,
+    bench_help,
+    bench_learner,
+    bench_progress,
+    bench_ranking,
+    bench_transport,
+)
 from valueguide.cli.common import shipped
 from valueguide.cli.device import add_device_argument, usable_device
 
@@ -21,6 +28,7 @@ EXAMPLES = """examples:
   valueguide bench ranking --states 90 --k 8 --critic a --critic b   # critics against true rollouts
   valueguide bench fuzz --messages 1000000 --json fuzz.json   # damaged messages to what reads a network
   valueguide bench help --per-task 10 --k 8 --out help               # when to ask the operator
+  valueguide bench progress --json progress.json                     # a request an episode or a frame
 """
 
 _SUCCESS_TASKS = ("close_drawer", "pick_can", "press_button")
@@ -28,7 +36,8 @@ _SUCCESS_TASKS = ("close_drawer", "pick_can", "press_button")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "name", choices=("steering", "critic", "learner", "ros", "ranking", "help", "transport", "fuzz")
+        "name",
+        choices=("steering", "critic", "learner", "ros", "ranking", "help", "transport", "fuzz", "progress"),
     )
     parser.add_argument("--repeats", type=int, default=7, help="timed runs of each small measurement")
     parser.add_argument("--seconds", type=float, default=20.0, help="duration of each learner measurement")
@@ -47,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     bench_help.add_arguments(parser)
     bench_learner.add_arguments(parser)
     bench_fuzz.add_arguments(parser)
+    bench_progress.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -64,6 +74,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         measured = bench_learner.run(args, device)
     elif args.name == "transport":
         measured = bench_transport.run(args, device)
+    elif args.name == "progress":
+        measured = bench_progress.run(args, device)
     else:
         measured = _steering(args, device) if args.name == "steering" else _critic(args, device)
     result = {"device": device, **measured}
