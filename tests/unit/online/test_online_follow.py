@@ -243,6 +243,17 @@ def test_a_version_that_failed_in_shadow_is_held_no_more(tmp_path: Path, load: L
     assert settle(follower) and held(follower) == (1, 3) and not follower.troubles
 
 
+def test_a_bad_version_in_shadow_takes_the_place_of_the_one_before_it(tmp_path: Path, load: Loader) -> None:
+    made = versions(tmp_path, 3)
+    made.promote(1)
+    made.set_shadow(2)
+    follower = VersionFollower(made.root, load)
+    settle(follower)
+    load.bad[3] = MemoryError()
+    made.set_shadow(3)
+    assert settle(follower) and held(follower) == (1, None), "what was in shadow is not asked for any more"
+
+
 def test_a_version_that_is_replaced_while_it_is_read_is_no_trouble(tmp_path: Path) -> None:
     made = versions(tmp_path, 3)
     made.promote(1)
