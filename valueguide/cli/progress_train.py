@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Returns the model's facts and its quality on held-out episodes."""
     from valueguide.cli.common import progress_bar, shipped
     from valueguide.data.reader import EpisodeDataset
-    from valueguide.progress.train import VlmTrainSettings
+    from valueguide.progress.train_phase import VlmTrainSettings
     from valueguide.progress.train_run import VlmRun
 
     settings = VlmTrainSettings(

@@ -30,13 +30,7 @@ from valueguide.progress.small_vlm import (
     take_tower,
     to_pixels,
 )
-from valueguide.progress.train import (
-    AnswerPhase,
-    Phase,
-    SightPhase,
-    VlmTrainSettings,
-    tower_outputs,
-)
+from valueguide.progress.train_answers import AnswerPhase
 from valueguide.progress.train_data import (
     EpisodePictures,
     Questions,
@@ -45,6 +39,8 @@ from valueguide.progress.train_data import (
     split,
     taught_episodes,
 )
+from valueguide.progress.train_phase import Phase, VlmTrainSettings
+from valueguide.progress.train_sight import SightPhase, tower_outputs
 from valueguide.progress.voc import average_ranks
 
 WHAT = "a small model trained on simulation, for this simulator only; it knows nothing of any other scene"
@@ -185,8 +181,10 @@ class VlmRun:
     # -- state -----------------------------------------------------------------------------------
 
     def _plan(self) -> str:
-        """Of everything that a resumed run must have alike."""
-        return digest({key: value for key, value in self.facts.items() if key != "made_with"})
+        """Of everything that a resumed run must have alike; it may get more updates."""
+        facts = {key: value for key, value in self.facts.items() if key != "made_with"}
+        settings = {key: value for key, value in self.settings.plain().items() if key != "steps"}
+        return digest({**facts, "settings": settings})
 
     def _save(self, phase: Phase) -> None:
         tensors = {f"model.{n}": v for n, v in self.model.state_dict().items() if n != "lm_head.weight"}

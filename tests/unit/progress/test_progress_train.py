@@ -23,8 +23,9 @@ from valueguide.progress.parse import parse_answer, write_answer
 from valueguide.progress.prompt import Wording, build_request
 from valueguide.progress.request import Answer, Clip
 from valueguide.progress.small_vlm import VlmSize, number_tokens, verify_small_vlm
-from valueguide.progress.train import VlmTrainSettings, around
+from valueguide.progress.train_answers import around
 from valueguide.progress.train_data import EpisodePictures, Questions, progress_values, split, taught_episodes
+from valueguide.progress.train_phase import VlmTrainSettings
 from valueguide.progress.train_run import VlmRun
 from valueguide.types import Episode, Observation, Step
 
@@ -198,6 +199,60 @@ def test_only_the_answer_is_taught(dataset: EpisodeDataset, tmp_path: Path) -> N
     assert [numbers.index(t) for t in answer.tolist() if t in numbers][1::2] == question.percentages
 
 
+def test_earlier_percentages_are_mostly_no_help(dataset: EpisodeDataset, tmp_path: Path) -> None:
+    """Only percentages are drawn anew, and only in what is read; what is taught stays."""
+    phase = _run(dataset, tmp_path)._answering({}, lambda text: None)
+    batch = phase._questions.batch(np.random.default_rng(0), 16, "json", 5)
+    answers = torch.stack([phase._answer_tokens(question) for question in batch])
+    kept = answers.clone()
+    torch.manual_seed(0)
+    read = phase._forget(answers)
+    assert torch.equal(answers, kept) and torch.equal(
+        read[~phase._is_value(answers)], answers[~phase._is_value(answers)]
+    )
+    assert 8 <= int((read != answers).any(dim=1).sum()) < 16
+
+
+def test_where_to_look_is_the_number_and_its_picture(dataset: EpisodeDataset, tmp_path: Path) -> None:
+    """Attention made by hand, from the tokens' text, costs nothing; any other picture does."""
+    phase = _run(dataset, tmp_path)._answering({}, lambda text: None)
+    (question,) = phase._questions.batch(np.random.default_rng(5), 1, "lines", 5)
+    answer = phase._answer_tokens(question)
+    ids = torch.cat([phase._prompt_tokens(question.prompt), answer])
+    words = phase._tokenizer.convert_ids_to_tokens(ids)
+    begin = len(ids) - len(answer)
+    tags, finds = torch.zeros(2, len(ids), len(ids))
+    pictures = [i for i, word in enumerate(words) if word == "<image>"]
+    for number in range(1, question.prompt.asked + 1):
+        shown = pictures[4 * number : 4 * number + 4]
+        header = max(i for i in range(shown[0]) if words[i] == f"Ġ{number}")
+        again = next(i for i in range(begin, len(ids)) if words[i : i + 2] == [f"Ġ{number}", ":"])
+        tags[shown[-1], header] = tags[again + 1, again] = 1
+        finds[again + 1, shown] = 0.25
+    places = torch.tensor(pictures).view(1, -1, 4)[:, 1:]
+
+    def loss(found: torch.Tensor) -> float:
+        layers = [tags[None, None], found[None, None]]
+        return float(phase._look_loss(ids[None], places, len(answer), layers))
+
+    assert phase._hinted == 1 and abs(loss(finds)) < 1e-6
+    assert loss(finds.roll(10, dims=1)) > 1 and loss(torch.zeros_like(finds)) > 1
+
+
+def test_what_is_trained_is_what_is_asked(dataset: EpisodeDataset, tmp_path: Path) -> None:
+    """Stored tower outputs and cached prompt tokens give the logits of the whole model on the real prompt."""
+    phase = _run(dataset, tmp_path)._answering({}, lambda text: None)
+    for question in phase._questions.batch(np.random.default_rng(3), 3, "json", 5):
+        inputs = phase._encode(question.prompt)
+        assert torch.equal(inputs["input_ids"][0], phase._prompt_tokens(question.prompt))
+        seen = torch.from_numpy(phase._features[question.rows].astype(np.float32))
+        with torch.inference_mode():
+            wanted = phase._model(**inputs).logits[0, -1]
+            stored = phase._model.model.connector(seen)
+            found = phase._model(input_ids=inputs["input_ids"], image_hidden_states=stored).logits[0, -1]
+        assert torch.allclose(found, wanted, atol=0.02)
+
+
 @pytest.mark.parametrize("cut", [2, 3])
 def test_a_resumed_run_equals_an_uninterrupted_one(
     dataset: EpisodeDataset, trained: Path, tmp_path: Path, cut: int
@@ -223,7 +278,8 @@ def test_a_run_with_other_settings_or_a_damaged_state_is_refused(
 ) -> None:
     shutil.copytree(trained.parent / "run", tmp_path / "run")
     with pytest.raises(CheckpointError, match="other data or settings"):
-        _run(dataset, tmp_path, steps=7).train(every=3)
+        _run(dataset, tmp_path, batch=4).train(every=3)
+    assert _run(dataset, tmp_path, steps=7)._saved()["step"] == 6  # more updates are welcome
     state = tmp_path / "run" / "state" / "state.safetensors"
     state.write_bytes(state.read_bytes()[:-1] + b"\0")
     state.write_bytes(state.read_bytes()[:-8])

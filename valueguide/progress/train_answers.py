@@ -1,0 +1,207 @@
+"""Learning to answer: whole answers to real prompts, by teacher forcing, the loss on answer tokens only.
+
+The vision tower is frozen and its output kept on disk. A read-out, thrown away later, says at each picture's
+last token how far along it is, so that the answer has something to look up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from valueguide.progress.parse import write_answer
+from valueguide.progress.request import Answer, Prompt
+from valueguide.progress.small_vlm import number_tokens
+from valueguide.progress.train_data import Question, Questions
+from valueguide.progress.train_phase import Phase, VlmTrainSettings, hash_seed
+
+#: Standard deviation (percentage points) of the distribution that teaches a value, so that 79 is nearly 80.
+_SIGMA = 1.5
+#: Of the batches; endpoints are asked for JSON, models in this process for lines.
+_JSON_SHARE = 0.15
+#: Of the answers, in which earlier percentages are no help for later ones.
+_FORGOTTEN = 0.8
+#: Of the loss that says where to look, see AnswerPhase._look_loss.
+_LOOK_WEIGHT = 0.3
+#: Share of the updates after which questions have up to the most frames.
+_CURRICULUM = 0.4
+
+
+class AnswerPhase(Phase):
+    """Answering: trains connector and language model on whole answers.
+
+    encode: tokens of a prompt as the backend that will ask makes them (TransformersBackend.encode).
+    features: see tower_outputs.
+    """
+
+    name = "answers"
+
+    def __init__(
+        self,
+        model: Any,
+        encode: Any,
+        tokenizer: Any,
+        questions: Questions,
+        features: NDArray[np.float16],
+        settings: VlmTrainSettings,
+    ) -> None:
+        self._model, self._encode, self._tokenizer = model, encode, tokenizer
+        self._questions, self._features, self._settings = questions, features, settings
+        self._numbers = torch.tensor(number_tokens(tokenizer))
+        self._prompts: dict[tuple[Any, ...], Tensor] = {}
+        model.model.vision_model.requires_grad_(False)
+        model.model.text_model.set_attn_implementation("eager")  # others do not show where they look
+        torch.manual_seed(hash_seed(settings.seed, "hint"))
+        hidden = model.config.text_config.hidden_size
+        #: After this layer; those above it look up what it has found.
+        self._hinted = max(1, model.config.text_config.num_hidden_layers * 3 // 5)
+        modules = {
+            "connector": model.model.connector,
+            "text": model.model.text_model,
+            "hint": nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, 1)),
+        }
+        super().__init__(modules, settings.steps, settings.rate, settings.weight_decay, settings.seed)
+
+    def update(self) -> dict[str, float]:
+        """One step; the losses before it."""
+        rng = self.rng()
+        answer: Answer = "json" if rng.random() < _JSON_SHARE else "lines"
+        # Few frames first: which value belongs to which picture is learned where there are few of them.
+        few, many = self._settings.frames
+        most = few + round((many - few) * min(1.0, (self.step + 1) / (_CURRICULUM * self.steps)))
+        batch = self._questions.batch(rng, self._settings.batch, answer, most)
+        losses = self.losses(batch, training=True)
+        self.descend(torch.stack(list(losses.values())).sum())
+        return {name: float(loss.detach()) for name, loss in losses.items()}
+
+    @torch.no_grad()
+    def held_out(self, questions: Questions, batches: int = 4) -> dict[str, float]:
+        """Mean losses on the same questions at every call."""
+        found = []
+        for i in range(batches):
+            rng = np.random.default_rng(hash_seed("held out", i))
+            answer: Answer = "json" if i == 0 else "lines"
+            batch = questions.batch(rng, self._settings.batch, answer, self._settings.frames[1])
+            found.append(self.losses(batch, training=False))
+        return {name: float(torch.stack([f[name] for f in found]).mean()) for name in found[0]}
+
+    def losses(self, batch: Sequence[Question], training: bool) -> dict[str, Tensor]:
+        """value: cross-entropy of the percentages against a narrow distribution around what is true, less
+        that distribution's entropy. form: of all other tokens of the answers. hint: of the read-out."""
+        prompts = [self._prompt_tokens(question.prompt) for question in batch]
+        answers = torch.stack([self._answer_tokens(question) for question in batch])
+        given = self._forget(answers) if training else answers
+        ids, mask = _pad_left([torch.cat(pair) for pair in zip(prompts, given, strict=True)])
+        rows = np.stack([question.rows for question in batch])
+        seen = torch.from_numpy(self._features[rows.ravel()].astype(np.float32))
+        if training:
+            seen = F.dropout(seen, self._settings.dropout)
+        with torch.autocast("cpu", torch.bfloat16):
+            out = self._model(
+                input_ids=ids,
+                attention_mask=mask,
+                image_hidden_states=self.modules["connector"](seen),
+                logits_to_keep=answers.shape[1] + 1,
+                output_hidden_states=True,
+                output_attentions=True,
+                use_cache=False,
+            )
+        values = torch.from_numpy(np.stack([question.values for question in batch]))
+        places = (ids == self._model.config.image_token_id).nonzero()[:, 1].view(*rows.shape, -1)[:, 1:]
+        hints = self._hints(places, out.hidden_states[self._hinted])
+        logits = out.logits[:, :-1].float()
+        return {
+            "hint": F.binary_cross_entropy_with_logits(hints, values),
+            "look": _LOOK_WEIGHT * self._look_loss(ids, places, answers.shape[1], out.attentions),
+            **self._text_losses(logits, answers, values),
+        }
+
+    def _is_value(self, answers: Tensor) -> Tensor:
+        """bool, where the percentages stand: frame number, value, frame number, value, …"""
+        is_number = torch.isin(answers, self._numbers)
+        return is_number & (is_number.cumsum(dim=1) % 2 == 0)
+
+    def _forget(self, answers: Tensor) -> Tensor:
+        """Answers (B, n) as they are read while they are written: in most, the percentages are drawn anew.
+
+        Else the values before tell so much about the next one that nothing but them is looked at, and an
+        answer that begins with 0 % goes on with it.
+        """
+        drawn = self._numbers[torch.randint(len(self._numbers), answers.shape)]
+        forgotten = torch.rand(len(answers), 1) < _FORGOTTEN
+        return torch.where(self._is_value(answers) & forgotten, drawn, answers)
+
+    def _text_losses(self, logits: Tensor, answers: Tensor, values: Tensor) -> dict[str, Tensor]:
+        logs = torch.log_softmax(logits, dim=-1)
+        is_value = self._is_value(answers)
+        found = logs[is_value].view(*values.shape, -1)[..., self._numbers]
+        wanted = around(values)
+        entropy = -torch.special.xlogy(wanted, wanted).sum(-1)
+        form = -logs.gather(2, answers[..., None]).squeeze(2)[~is_value]
+        return {"value": (-(wanted * found).sum(-1) - entropy).mean(), "form": form.mean()}
+
+    def _hints(self, places: Tensor, hidden: Tensor) -> Tensor:
+        """Logits (B, pictures) at each picture's last token. places: (B, pictures, T), of all its tokens."""
+        last = places[:, :, -1:].expand(-1, -1, hidden.shape[2])
+        return self.modules["hint"](hidden.float().gather(1, last)).squeeze(2)
+
+    def _look_loss(self, ids: Tensor, places: Tensor, answer: int, attentions: Sequence[Tensor]) -> Tensor:
+        """How little one head of the first layer looks from a picture, and from where a value is written, at
+        the number that it has, and one head further up from there at the picture of that number.
+
+        Small models find that out by themselves, too, but only after thousands of updates.
+        """
+        row = torch.arange(len(ids))[:, None]
+        number = torch.isin(ids, self._numbers)
+        last = (
+            torch.where(number, torch.arange(ids.shape[1]), 0).cummax(dim=1).values
+        )  # the last number so far
+        begin = ids.shape[1] - answer
+        written = number & (torch.arange(ids.shape[1]) >= begin)
+        value = (written & (written.cumsum(dim=1) % 2 == 0)).nonzero()[:, 1].view(places.shape[:2])
+        asked, shown = value - 1, places[:, :, -1]
+        tags, finds = attentions[0][:, 0].float(), attentions[self._hinted][:, 0].float()
+        named = [tags[row, where, last[row, where]] for where in (asked, shown)]
+        found = finds[row[..., None], asked[..., None], places].sum(dim=2)
+        return -torch.stack([*named, found]).clamp_min(1e-6).log().mean()
+
+    def _prompt_tokens(self, prompt: Prompt) -> Tensor:
+        """As the backend makes them. They depend on the text and the number of pictures only."""
+        key = (prompt.version, prompt.asked, prompt.parts[0])
+        if key not in self._prompts:
+            self._prompts[key] = self._encode(prompt)["input_ids"][0]
+        return self._prompts[key]
+
+    def _answer_tokens(self, question: Question) -> Tensor:
+        text = write_answer(question.percentages, question.prompt.answer)
+        tokens = self._tokenizer.encode(text, add_special_tokens=False)
+        return torch.tensor([*tokens, self._tokenizer.eos_token_id])
+
+
+def around(values: Tensor) -> Tensor:
+    """Distributions (..., 101) over 0 … 100 % around values (...) in [0, 1]; all of it at 100 % for 1.
+
+    A value just below 1 keeps away from 100 %, which is said of a task that is done and of no other.
+    """
+    bins = torch.arange(101, dtype=torch.float32)
+    density = torch.exp(-0.5 * ((bins - 100 * values[..., None]) / _SIGMA) ** 2)
+    done = (values >= 1)[..., None]
+    density = torch.where((bins == 100) == done, density, 0.0)
+    return density / density.sum(-1, keepdim=True)
+
+
+def _pad_left(sequences: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Tokens and mask int64 (B, longest): answers, equally long, end together. Padding is never looked at."""
+    longest = max(len(sequence) for sequence in sequences)
+    ids = torch.zeros(len(sequences), longest, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for i, sequence in enumerate(sequences):
+        ids[i, longest - len(sequence) :] = sequence
+        mask[i, longest - len(sequence) :] = 1
+    return ids, mask

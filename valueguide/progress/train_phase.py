@@ -1,0 +1,72 @@
+"""How the small vision-language model is trained: settings, and what its two phases share.
+
+First it learns to see (train_sight.py), then to answer (train_answers.py). Both resume exactly.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+_WARM_UP, _LAST_RATE = 100, 0.02
+
+
+@dataclass(frozen=True)
+class VlmTrainSettings:
+    """sight_steps, steps: updates of seeing and of answering. sight_batch: episodes, batch: questions an
+    update. sight_rate, rate: highest learning rates. frames: fewest and most in a question."""
+
+    sight_steps: int = 1500
+    steps: int = 2000
+    sight_batch: int = 16
+    batch: int = 16
+    sight_rate: float = 1e-3
+    rate: float = 2e-3
+    frames: tuple[int, int] = (3, 16)
+    dropout: float = 0.1
+    weight_decay: float = 0.05
+    seed: int = 0
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON gives it back."""
+        return {**asdict(self), "frames": list(self.frames)}
+
+
+class Phase:
+    """One optimiser over some modules, with warm-up and cosine decay. Everything that is drawn in update
+    `step` follows from the seed and `step`, so that a resumed run goes on bit for bit."""
+
+    name = ""
+
+    def __init__(self, modules: dict[str, nn.Module], steps: int, rate: float, decay: float, seed: int):
+        self.modules, self.steps, self.step = modules, steps, 0
+        self._rate, self._seed = rate, seed
+        self._parameters = [p for m in modules.values() for p in m.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.AdamW(self._parameters, lr=rate, weight_decay=decay, betas=(0.9, 0.98))
+
+    def rng(self) -> np.random.Generator:
+        """This update's; torch's stream begins anew with it."""
+        torch.manual_seed(hash_seed(self._seed, self.name, self.step))
+        return np.random.default_rng(hash_seed(self._seed, self.name, self.step))
+
+    def descend(self, loss: Tensor) -> None:
+        warm = min(1.0, (self.step + 1) / min(_WARM_UP, 1 + self.steps // 10))
+        decay = _LAST_RATE + (1 - _LAST_RATE) * 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
+        for group in self.optimiser.param_groups:
+            group["lr"] = self._rate * warm * decay
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self._parameters, 1.0)
+        self.optimiser.step()
+        self.step += 1
+
+
+def hash_seed(*parts: object) -> int:
+    """63 bits that differ between any two different sequences, on every machine the same."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8]) >> 1
