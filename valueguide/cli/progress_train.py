@@ -34,8 +34,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Returns the model's facts and its quality on held-out episodes."""
     from valueguide.cli.common import progress_bar, shipped
     from valueguide.data.reader import EpisodeDataset
-    from valueguide.progress.train_phase import VlmTrainSettings
-    from valueguide.progress.train_run import VlmRun
+    from valueguide.vlm.train_phase import VlmTrainSettings
+    from valueguide.vlm.train_run import VlmRun
 
     settings = VlmTrainSettings(
         sight_steps=args.sight_steps,

@@ -12,7 +12,7 @@ import torch
 import transformers as tf
 
 from valueguide.policies.clip_assets import train_bpe
-from valueguide.progress.small_vlm import chat_template
+from valueguide.vlm.small_vlm import chat_template
 
 FAMILIES = ("smolvlm", "qwen2_5_vl", "qwen3_vl", "llava", "paligemma", "gemma3", "internvl", "glm4v")
 _SENTENCES = (

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from valueguide.progress.request import Int64
-from valueguide.progress.small_vlm import to_pixels
-from valueguide.progress.train_data import EpisodePictures, TaughtEpisode
-from valueguide.progress.train_phase import Phase, VlmTrainSettings, hash_seed
+from valueguide.vlm.small_vlm import to_pixels
+from valueguide.vlm.train_data import EpisodePictures, TaughtEpisode
+from valueguide.vlm.train_phase import Phase, VlmTrainSettings, hash_seed
 
 #: Pictures of an episode in one update of the vision tower, the anchor included.
 _SEEN_AT_ONCE = 8

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from valueguide.progress.parse import write_answer
 from valueguide.progress.request import Answer, Prompt
-from valueguide.progress.small_vlm import number_tokens
-from valueguide.progress.train_data import Question, Questions
-from valueguide.progress.train_phase import Phase, VlmTrainSettings, hash_seed
+from valueguide.vlm.small_vlm import number_tokens
+from valueguide.vlm.train_data import Question, Questions
+from valueguide.vlm.train_phase import Phase, VlmTrainSettings, hash_seed
 
 #: Standard deviation (percentage points) of the distribution that teaches a value, so that 79 is nearly 80.
 _SIGMA = 1.5

@@ -23,15 +23,16 @@ from valueguide.progress.frames import sample_positions
 from valueguide.progress.local import TransformersBackend
 from valueguide.progress.prompt import Wording
 from valueguide.progress.request import Clip
-from valueguide.progress.small_vlm import (
+from valueguide.progress.voc import average_ranks
+from valueguide.vlm.small_vlm import (
     VlmSize,
     build_small_vlm,
     save_small_vlm,
     take_tower,
     to_pixels,
 )
-from valueguide.progress.train_answers import AnswerPhase
-from valueguide.progress.train_data import (
+from valueguide.vlm.train_answers import AnswerPhase
+from valueguide.vlm.train_data import (
     EpisodePictures,
     Questions,
     TaughtEpisode,
@@ -39,9 +40,8 @@ from valueguide.progress.train_data import (
     split,
     taught_episodes,
 )
-from valueguide.progress.train_phase import Phase, VlmTrainSettings
-from valueguide.progress.train_sight import SightPhase, tower_outputs
-from valueguide.progress.voc import average_ranks
+from valueguide.vlm.train_phase import Phase, VlmTrainSettings
+from valueguide.vlm.train_sight import SightPhase, tower_outputs
 
 WHAT = "a small model trained on simulation, for this simulator only; it knows nothing of any other scene"
 _STATE, _STATE_JSON, _TENSORS = "state", "state.json", "state.safetensors"

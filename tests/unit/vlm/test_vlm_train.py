@@ -22,12 +22,12 @@ from valueguide.progress.local import TransformersBackend
 from valueguide.progress.parse import parse_answer, write_answer
 from valueguide.progress.prompt import Wording, build_request
 from valueguide.progress.request import Answer, Clip
-from valueguide.progress.small_vlm import VlmSize, number_tokens, verify_small_vlm
-from valueguide.progress.train_answers import around
-from valueguide.progress.train_data import EpisodePictures, Questions, progress_values, split, taught_episodes
-from valueguide.progress.train_phase import VlmTrainSettings
-from valueguide.progress.train_run import VlmRun
 from valueguide.types import Episode, Observation, Step
+from valueguide.vlm.small_vlm import VlmSize, number_tokens, verify_small_vlm
+from valueguide.vlm.train_answers import around
+from valueguide.vlm.train_data import EpisodePictures, Questions, progress_values, split, taught_episodes
+from valueguide.vlm.train_phase import VlmTrainSettings
+from valueguide.vlm.train_run import VlmRun
 
 TASKS = {"push_it": "push it", "pull_it": "pull it", "lift_it": "lift it"}
 SMALL = VlmSize(hidden=64, layers=2, heads=2, intermediate=96)
