@@ -1,1 +1,1 @@
-"""A small vision-language model of progress for the simulator: built here, trained here, asked like any other."""
+"""A small vision-language model of progress: built and trained on the simulator, asked like any other."""
