@@ -45,7 +45,7 @@ class OpenPiLink:
         """Connect and read the metadata, unless connected."""
         if self._connection is not None:
             return False
-        from websockets.exceptions import InvalidHandshake
+        from websockets.exceptions import ConnectionClosed, InvalidHandshake
         from websockets.sync.client import connect
 
         try:
@@ -63,7 +63,7 @@ class OpenPiLink:
             )
         except TimeoutError as error:
             raise LateReply(f"{self.where}: expected a connection in time, found none") from error
-        except (OSError, InvalidHandshake, EOFError) as error:
+        except (OSError, InvalidHandshake, ConnectionClosed, EOFError) as error:
             raise LinkClosed(f"{self.where}: cannot connect: {one_line(str(error))}") from error
         self._connection = opening.__enter__()
         with self._until(deadline):
