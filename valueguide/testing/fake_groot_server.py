@@ -8,10 +8,8 @@ the wire, with none of their code. As a process, serving a real policy:
 
 from __future__ import annotations
 
-import argparse
 import io
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +18,7 @@ import numpy as np
 import zmq
 
 from valueguide.interfaces import Policy
+from valueguide.testing.serve_policy import serve_policy
 from valueguide.types import Observation
 
 #: What the server can do instead of answering well.
@@ -188,37 +187,5 @@ def wxai_get_action(policy: Policy) -> GetAction:
     return get_action
 
 
-def add_policy_arguments(parser: argparse.ArgumentParser) -> None:
-    """What both servers' processes are told."""
-    parser.add_argument("policy", help="LeRobot policy folder of the suite wxai-state")
-    parser.add_argument("--port", type=int, default=0, help="0: any free one, printed")
-    parser.add_argument("--delay-s", type=float, default=0.0, help="seconds that each answer takes longer")
-
-
-def policy_of(args: argparse.Namespace) -> Policy:
-    """The policy that the arguments name."""
-    from valueguide.policies.load import load_policy
-
-    policy = load_policy(args.policy)
-    if args.delay_s:
-        sample = policy.sample
-
-        def slow(k: int, seed: int) -> Any:
-            time.sleep(args.delay_s)
-            return sample(k, seed)
-
-        policy.sample = slow  # type: ignore[method-assign]
-    return policy
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    add_policy_arguments(parser)
-    args = parser.parse_args()
-    server = FakeGrootServer(wxai_get_action(policy_of(args)), port=args.port)
-    print(f"listening on {server.port}", flush=True)
-    server.serve_forever()
-
-
 if __name__ == "__main__":
-    main()
+    serve_policy(__doc__, lambda policy, port: FakeGrootServer(wxai_get_action(policy), port=port))

@@ -8,7 +8,6 @@ wire, with none of their code. As a process, serving a real policy:
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import threading
 import time
@@ -22,7 +21,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import ServerConnection, serve
 
 from valueguide.interfaces import Policy
-from valueguide.testing.fake_groot_server import add_policy_arguments, policy_of
+from valueguide.testing.serve_policy import serve_policy
 from valueguide.types import Observation
 
 #: What the server can do instead of answering well.
@@ -181,14 +180,5 @@ def wxai_infer(policy: Policy) -> Infer:
     return infer
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    add_policy_arguments(parser)
-    args = parser.parse_args()
-    server = FakeOpenPiServer(wxai_infer(policy_of(args)), port=args.port)
-    print(f"listening on {server.port}", flush=True)
-    server.serve_forever()
-
-
 if __name__ == "__main__":
-    main()
+    serve_policy(__doc__, lambda policy, port: FakeOpenPiServer(wxai_infer(policy), port=port))

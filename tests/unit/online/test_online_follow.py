@@ -43,6 +43,15 @@ def held(follower: VersionFollower[Any]) -> tuple[int | None, int | None]:
     return serving.number if serving else None, shadow.number if shadow else None
 
 
+def one_serving_two_in_shadow(tmp_path: Path, load: Loader) -> tuple[CriticVersions, VersionFollower[Any]]:
+    made = versions(tmp_path, 2)
+    made.promote(1)
+    made.set_shadow(2)
+    follower = VersionFollower(made.root, load)
+    settle(follower)
+    return made, follower
+
+
 @pytest.fixture
 def load() -> Loader:
     return Loader()
@@ -144,11 +153,7 @@ def test_a_version_that_was_damaged_is_tried_again_once_its_files_change(
 def test_damage_to_what_serves_is_told_and_disturbs_nothing(
     tmp_path: Path, load: Loader, damage: str
 ) -> None:
-    made = versions(tmp_path, 2)
-    made.promote(1)
-    made.set_shadow(2)
-    follower = VersionFollower(made.root, load)
-    settle(follower)
+    made, follower = one_serving_two_in_shadow(tmp_path, load)
     first, second = follower.serving, follower.shadow
     for number in (1, 2):
         if damage == "truncated":
@@ -168,11 +173,7 @@ def test_damage_to_what_serves_is_told_and_disturbs_nothing(
 def test_a_damaged_state_is_told_and_what_is_held_goes_on(
     tmp_path: Path, load: Loader, content: bytes
 ) -> None:
-    made = versions(tmp_path, 2)
-    made.promote(1)
-    made.set_shadow(2)
-    follower = VersionFollower(made.root, load)
-    settle(follower)
+    made, follower = one_serving_two_in_shadow(tmp_path, load)
     good = (made.root / STATE).read_bytes()
     (made.root / STATE).write_bytes(content)
     for _ in range(3):
@@ -185,11 +186,7 @@ def test_a_damaged_state_is_told_and_what_is_held_goes_on(
 def test_a_folder_that_is_deleted_leaves_what_serves_and_another_in_its_place_is_followed(
     tmp_path: Path, load: Loader
 ) -> None:
-    made = versions(tmp_path, 2)
-    made.promote(1)
-    made.set_shadow(2)
-    follower = VersionFollower(made.root, load)
-    settle(follower)
+    made, follower = one_serving_two_in_shadow(tmp_path, load)
     old = follower.serving
     shutil.rmtree(made.root)
     settle(follower)
