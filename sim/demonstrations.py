@@ -14,7 +14,8 @@ def demonstrate(env: TabletopEnv, seed: int, skill: float) -> Episode:
     """One attempt at `env`'s task. skill 1.0 is flawless, 0.0 nearly always flawed.
 
     The demonstrator stops when the task is done, has failed, or the plan is over without success, which
-    counts as a failure ("gave_up"); an attempt that ran out of time is `truncated`.
+    counts as a failure ("gave_up"); an attempt that ran out of time is `truncated`. Actions are float32 (5,),
+    [dx, dy, dz, dyaw, grip] as in `sim.env`, one a control step of 1 / CONTROL_HZ seconds.
     """
     raw, info = env.reset(seed=seed)
     rng = np.random.default_rng([10, seed])
