@@ -267,16 +267,16 @@ class ServerLink:
                 self.counters.dropped += 1
 
     def _take(self, message: Message, now_ns: int) -> None:
-        sent_ns = self._stamps.pop(message.answers, None)
-        pending = self._open.pop(message.answers, None)
         if self._session:
             # A server that does not know the session cannot repeat it.
             fits = message.session == self._session or (message.kind == REFUSED and not message.session)
         else:
             fits = message.kind in (WELCOME, REFUSED)
-        if sent_ns is None or not fits:
+        if message.answers not in self._stamps or not fits:
             self.counters.dropped += 1
             return
+        sent_ns = self._stamps.pop(message.answers)
+        pending = self._open.pop(message.answers, None)
         self._last_heard = now_ns * 1e-9
         if not self._session and message.kind == WELCOME:
             self._begin_session(message)

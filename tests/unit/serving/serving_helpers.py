@@ -13,6 +13,7 @@ import zmq
 from valueguide.serving.engine import Engine, Models
 from valueguide.serving.server import Server, ServerSettings
 from valueguide.testing.fakes import FakeBatchCritic, FakePolicy
+from valueguide.transport.keys import ClientKeys, use_client_keys
 from valueguide.transport.link import ServerLink
 from valueguide.transport.messages import DecideRequest, decide_message
 from valueguide.transport.pending import LinkSettings
@@ -68,10 +69,14 @@ def link(server: Server, **options: Any) -> ServerLink:
 class Raw:
     """A connection that sends whatever it is told to."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, keys: ClientKeys | None = None, identity: bytes = b"") -> None:
         self._context = zmq.Context()
         self.socket = self._context.socket(zmq.DEALER)
         self.socket.linger = 0
+        if identity:
+            self.socket.routing_id = identity
+        if keys is not None:
+            use_client_keys(self.socket, keys)
         self.socket.connect(endpoint)
         self.session, self.seq = 0, 0
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import zmq
 
 from valueguide.errors import ConfigError, DataError, LinkError
 from valueguide.serving.server import ServerSettings
@@ -15,10 +17,18 @@ from valueguide.steering.steer import SteeringConfig
 from valueguide.testing.fakes import FakeCritic, FakePolicy
 from valueguide.transport.keys import ClientKeys, ServerKeys, make_keys
 from valueguide.transport.link import ServerLink
-from valueguide.transport.messages import DecideRequest
+from valueguide.transport.messages import (
+    DecideReply,
+    DecideRequest,
+    PolicyFacts,
+    Welcome,
+    decision_message,
+    welcome_body,
+)
 from valueguide.transport.pending import LinkSettings
 from valueguide.transport.steerer import RemoteSteerer
-from valueguide.types import Observation
+from valueguide.transport.wire import Message, decode, encode
+from valueguide.types import Decision, Observation
 
 sys.path.insert(0, str(Path(__file__).parent))
 from serving_helpers import ANYWHERE, FakeGatedPolicy, Raw, link, observation, request, running
@@ -91,6 +101,36 @@ def test_a_server_that_lost_the_session_is_greeted_again() -> None:
             connection.ask(request()).result()
         connection.connect(10)
         assert connection.counters.connections == 2
+
+
+def test_an_answer_of_another_session_is_no_answer() -> None:
+    """A server that answers our question, but as another session's, is not believed."""
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as server:
+        server.linger = 0
+        server.bind(ANYWHERE)
+        endpoint = server.getsockopt_string(zmq.LAST_ENDPOINT)
+        with ServerLink(LinkSettings(endpoint, timeout_s=1.0, ping_s=60.0, retry_s=20.0)) as connection:
+
+            def answer(kind: str, session: int, body: dict[str, Any], arrays: dict[str, Any]) -> None:
+                assert server.poll(10_000)
+                name, *frames = server.recv_multipart()
+                reply = Message(kind, session, 1, decode(frames).seq, body=body, arrays=arrays)
+                server.send_multipart([name, *encode(reply)])
+
+            welcome = welcome_body(Welcome("here", PolicyFacts("p", 2, 3), None))
+            chunk = DecideReply(np.zeros((3, 2), np.float32), Decision(0, "best"), 3)
+            answer("welcome", 7, welcome, {})
+            connection.connect(10)
+            pending = connection.ask(request(), 1.0)
+            answer("decision", 8, *decision_message(chunk))
+            with pytest.raises(LinkError, match="no answer in time"):
+                pending.result()
+            assert connection.counters.dropped == 1
+            answer("welcome", 7, welcome, {})  # it connects anew
+            connection.connect(10)
+            pending = connection.ask(request(), 10.0)
+            answer("decision", 7, *decision_message(chunk))
+            assert pending.result().reply.executed_length == 3
 
 
 def test_a_closed_link_says_so() -> None:
@@ -211,6 +251,23 @@ def test_a_key_that_is_taken_off_the_list_ends_the_session(keyring: dict[str, Pa
                 connection.ask(request(6), timeout_s=2.0).result()
             with pytest.raises(LinkError):
                 connection.connect(1.5)
+
+
+def test_a_session_is_its_keys_whoever_takes_the_name_of_its_connection(keyring: dict[str, Path]) -> None:
+    other = make_keys(keyring["clients"], "arm3")[1]
+    mine, theirs = (ClientKeys(key, keyring["server_public"]) for key in (keyring["known"], other))
+    with running(
+        settings=ServerSettings(ANYWHERE, ServerKeys(keyring["server"], keyring["clients"]))
+    ) as server:
+        with Raw(server.endpoint, mine, b"arm1") as robot:
+            robot.greet()
+            session, seq = robot.session, robot.seq
+        with Raw(server.endpoint, theirs, b"arm1") as thief:
+            thief.session, thief.seq = session, seq
+            assert thief.ask("decide", request()).body["code"] == "no_session"
+        with Raw(server.endpoint, mine, b"arm1") as robot:
+            robot.session, robot.seq = session, seq + 1
+            assert robot.ask("decide", request()).kind == "decision"
 
 
 def test_damaged_keys_are_said_at_once(keyring: dict[str, Path]) -> None:
