@@ -202,7 +202,8 @@ def _shadow_names() -> dict[str, list[str]]:
             return [name for name, _ in node.get_publisher_names_and_types_by_node("shadow_reranker", "/")]
 
         client.until(lambda: "/shadow/decision" in publishes(), "publisher of shadow/decision")
-        client.until(lambda: client.node.count_services("/shadow/set_shadow"), "service shadow/set_shadow")
+        for name in ("load_critic", "rollback_critic", "set_shadow"):  # they are found one by one
+            client.until(lambda name=name: node.count_services(f"/shadow/{name}"), f"service shadow/{name}")
         services = [name for name, _ in node.get_service_names_and_types()]
         return {"services": services, "topics": publishes()}
 

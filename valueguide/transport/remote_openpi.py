@@ -63,8 +63,10 @@ class OpenPiLink:
             )
         except TimeoutError as error:
             raise LateReply(f"{self.where}: expected a connection in time, found none") from error
-        except (OSError, InvalidHandshake, ConnectionClosed, EOFError) as error:
-            raise LinkClosed(f"{self.where}: cannot connect: {one_line(str(error))}") from error
+        except (OSError, InvalidHandshake, ConnectionClosed, EOFError, AssertionError) as error:
+            # EOFError, AssertionError: websockets, where the other side speaks or leaves before it is asked.
+            reason = one_line(str(error) or repr(error))
+            raise LinkClosed(f"{self.where}: cannot connect: {reason}") from error
         self._connection = opening.__enter__()
         with self._until(deadline):
             self._metadata = self._read(self._connection.recv())

@@ -188,6 +188,21 @@ def test_a_port_where_something_else_or_nothing_answers(tmp_path: Path) -> None:
         connect_policy(target, ROBOT)
 
 
+@pytest.mark.parametrize("raised", [AssertionError(), EOFError("early"), ConnectionResetError("gone")])
+def test_what_the_library_raises_while_connecting_is_a_closed_link(
+    raised: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which of them comes depends on who is first: the request, or what the other side says unasked."""
+
+    def connect(*_: Any, **__: Any) -> None:
+        raise raised
+
+    monkeypatch.setattr("websockets.sync.client.connect", connect)
+    target = address(tmp_path, "openpi", 1, description("openpi"))
+    with pytest.raises(LinkClosed, match=f"cannot connect: .*{str(raised) or 'AssertionError'}"):
+        connect_policy(target, ROBOT)
+
+
 def test_a_server_that_stops_reading_cannot_hold_us(tmp_path: Path) -> None:
     """Requests beyond what socket buffers take block in the kernel; the deadline ends that too."""
     huge = np.zeros((3000, 3000, 3), np.uint8)
