@@ -17,7 +17,7 @@ import pytest
 from valueguide.errors import LinkError
 from valueguide.progress.http import JsonEndpoint, Patience
 from valueguide.progress.request import RequestFailed
-from valueguide.serving.server import Server
+from valueguide.serving.server import Server, ServerSettings
 from valueguide.steering.steer import SteeringConfig
 from valueguide.testing.fake_groot_server import FakeGrootServer
 from valueguide.testing.fake_openai_server import FakeOpenAiServer
@@ -32,7 +32,14 @@ from valueguide.transport.steerer import RemoteSteerer
 for _package in ("serving", "transport"):
     sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / _package))
 from remote_helpers import OBSERVATION, ROBOT, address, answer, description  # noqa: E402
-from serving_helpers import batch_critic, observation, request, running  # noqa: E402
+from serving_helpers import (  # noqa: E402
+    ANYWHERE,
+    FakeGatedPolicy,
+    batch_critic,
+    observation,
+    request,
+    running,
+)
 
 pytestmark = pytest.mark.faults
 #: What a busy machine may take longer than a deadline.
@@ -122,17 +129,39 @@ def test_half_open_no_answer_by_the_deadline_and_no_old_one_afterwards() -> None
             _answered(link, seed)
 
 
-def test_a_cut_costs_one_question_at_most() -> None:
-    """The server does not know the new connection's session: it says so at once, and the next one works."""
-    with _shaped() as (_, proxy), _through(proxy) as link:
+def test_a_cut_costs_no_question_whether_it_was_open_or_came_after() -> None:
+    """The link greets the server again by itself, and asks there what the cut left without an answer."""
+    policy = FakeGatedPolicy()
+    with (
+        running(policy, settings=ServerSettings(ANYWHERE, idle_s=2.0)) as server,
+        LinkProxy(_port(server)) as proxy,
+        _through(proxy) as link,
+    ):
         link.connect(10)
         for seed in range(0, 9, 3):
             _answered(link, seed)
             proxy.cut()
-            with contextlib.suppress(LinkError):
-                _answered(link, seed + 1, 2.0)
-            _answered(link, seed + 2)
-        assert proxy.connections >= 4
+            _answered(link, seed + 1)
+            policy.gate.clear()
+            policy.began.clear()
+            pending = link.ask(request(seed + 2, guided=False), 15.0)
+            assert policy.began.wait(10)
+            proxy.cut()
+            policy.gate.set()  # this answer is for a connection that is gone
+            assert np.array_equal(pending.result().reply.actions, _chunk_of(seed + 2))
+            assert pending.repeats == 1
+        assert link.counters.missed == 0 and proxy.connections >= 7
+        assert _sessions_end_at(server, 1)
+
+
+def _sessions_end_at(server: Server, count: int, wait_s: float = 15.0) -> bool:
+    """What the cut connections left behind is forgotten: a robot that is there has one session."""
+    limit = time.monotonic() + wait_s
+    while len(server.health()["sessions"]) != count:
+        if time.monotonic() > limit:
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def test_a_network_that_is_down_and_comes_back() -> None:
@@ -180,8 +209,6 @@ def test_whatever_the_network_does_an_answer_is_the_right_one_or_there_is_none(s
             assert np.array_equal(found.reply.actions, _chunk_of(number))
             answers += 1
         proxy.thaw()
-        with contextlib.suppress(LinkError):  # told that its session is not known
-            _answered(link, 999)
         _answered(link, 1000)
     assert answers
 

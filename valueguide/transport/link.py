@@ -2,11 +2,14 @@
 
 A thread owns the socket. When an answer is missed the socket is thrown away, and a new connection begins with
 a new session: what was still under way cannot arrive any more, so an old chunk is never taken for a new one.
+When the connection is cut, or the server has forgotten the session, the link greets again by itself and asks
+what is open once more, until its deadline: a question is complete in itself, so nothing else is lost.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import queue
 import threading
@@ -35,6 +38,7 @@ from valueguide.transport.messages import (
 from valueguide.transport.pending import Answer, Counters, LinkSettings, Pending
 from valueguide.transport.wire import Message, decode, encode
 
+log = logging.getLogger("valueguide.transport")
 _WAKE = "inproc://asked"
 _QUEUE, _MAX_FRAME = 8, 1 << 25
 
@@ -65,6 +69,7 @@ class ServerLink:
         self._woken.bind(_WAKE)
         self._waker.connect(_WAKE)
         self._socket: zmq.Socket[bytes] | None = None
+        self._monitor: zmq.Socket[bytes] | None = None
         self._session, self._seq = 0, 0
         self._stamps: dict[int, int] = {}
         self._last_heard = self._last_ping = self._opened = -math.inf
@@ -156,14 +161,18 @@ class ServerLink:
         socket.ipv6 = "[" in self.settings.endpoint
         if self.settings.keys is not None:
             use_client_keys(socket, self.settings.keys)
+        # ZeroMQ would connect again behind our back, to a server that does not know the session there.
+        self._monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         socket.connect(self.settings.endpoint)
         return socket
 
     def _give_up(self, why: str, linger_ms: int = 0) -> None:
         """The connection, and everything that was asked over it."""
-        if self._socket is not None:
+        if self._socket is not None and self._monitor is not None:
+            self._socket.disable_monitor()
+            self._monitor.close()
             self._socket.close(linger=linger_ms)
-        self._socket, self._session = None, 0
+        self._socket, self._monitor, self._session = None, None, 0
         self._connected.clear()
         self.trouble = why
         self._stamps.clear()
@@ -173,6 +182,18 @@ class ServerLink:
         if self._closed.is_set():
             while self._asked:
                 self._asked.popleft().finish(error=LinkError(f"server {self.settings.endpoint}: {why}"))
+
+    def _greet_again(self, why: str) -> None:
+        """A new connection and session at once. What is open is asked there, once more and no oftener."""
+        log.info("server %s: %s; greeting it again", self.settings.endpoint, why)
+        again = [pending for pending in self._open.values() if not pending.repeats]
+        for pending in again:
+            pending.repeats += 1
+            self._open.pop(pending.seq)
+        self.counters.repeated += len(again)
+        self._asked.extendleft(reversed(again))
+        self._give_up(why)
+        self._opened = -math.inf
 
     def _send(self, kind: str, pending: Pending | None = None, body: dict[str, str] | None = None) -> None:
         assert self._socket is not None
@@ -217,8 +238,9 @@ class ServerLink:
             until = min(until, self._opened + self.settings.retry_s)
         poller = zmq.Poller()
         poller.register(self._woken, zmq.POLLIN)
-        if self._socket is not None:
-            poller.register(self._socket, zmq.POLLIN)
+        for socket in (self._socket, self._monitor):
+            if socket is not None:
+                poller.register(socket, zmq.POLLIN)
         # Rounded up: a poll that ends just before its time would spin.
         poller.poll(math.ceil(1e3 * min(1.0, max(0.0, until - now))))
         while self._woken.poll(0):
@@ -254,6 +276,13 @@ class ServerLink:
     # -- what comes ------------------------------------------------------------------------------
 
     def _receive(self) -> None:
+        self._receive_messages()
+        if self._monitor is not None and self._monitor.poll(0):
+            self._monitor.recv_multipart()
+            if self._session:
+                self._greet_again("the connection was cut")
+
+    def _receive_messages(self) -> None:
         while self._socket is not None:
             try:
                 frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
@@ -298,13 +327,17 @@ class ServerLink:
     def _take_refusal(self, message: Message, pending: Pending | None) -> None:
         code, text = str(message.body.get("code", "")), str(message.body.get("text", ""))
         self.counters.refused += 1
-        error = LinkError(f"server {self.settings.endpoint} refused ({code}): {text}")
-        if pending is not None:
-            pending.finish(error=error)
+        why = f"refused ({code}): {text}"
+        if pending is not None and self._session and code == "no_session" and not pending.repeats:
+            self._open[pending.seq] = pending  # the server did not look at it
+        elif pending is not None:
+            pending.finish(error=LinkError(f"server {self.settings.endpoint} {why}"))
         if not self._session:
-            self.trouble = f"refused ({code}): {text}"
-        elif code in ("no_session", "draining"):
-            self._give_up(f"refused ({code}): {text}")
+            self.trouble = why
+        elif code == "no_session":
+            self._greet_again(why)
+        elif code == "draining":
+            self._give_up(why)
 
     def _take_answer(self, message: Message, pending: Pending, now_ns: int) -> None:
         if message.kind != DECISION:

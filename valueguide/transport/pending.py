@@ -46,13 +46,15 @@ class Answer:
 
 @dataclass
 class Pending:
-    """A question under way. deadline: monotonic seconds."""
+    """A question under way. deadline: monotonic seconds. repeats: how often it was asked again, in a new
+    session because the one it was asked in was lost."""
 
     request: DecideRequest
     asked: float
     deadline: float
     seq: int = 0
     sent_ns: int = 0
+    repeats: int = 0
     _news: threading.Event = field(default_factory=threading.Event)
     _answer: Answer | None = None
     _error: Exception | None = None
@@ -82,10 +84,14 @@ class Pending:
 
 @dataclass
 class Counters:
-    """Of one link so far. dropped: answers to questions that were given up."""
+    """Of one link so far. dropped: answers to questions that were given up. connections: sessions begun.
+
+    repeated: questions asked again because their session was lost.
+    """
 
     answers: int = 0
     missed: int = 0
     refused: int = 0
     dropped: int = 0
+    repeated: int = 0
     connections: int = 0

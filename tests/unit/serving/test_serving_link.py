@@ -97,10 +97,34 @@ def test_a_server_that_lost_the_session_is_greeted_again() -> None:
     with running(idle_s=0.0) as server, link(server, ping_s=60.0) as connection:
         connection.connect(10)
         time.sleep(1.5)  # the server keeps house once a second
-        with pytest.raises(LinkError, match="no_session"):
-            connection.ask(request()).result()
-        connection.connect(10)
-        assert connection.counters.connections == 2
+        pending = connection.ask(request(3))
+        assert np.array_equal(pending.result().reply.actions, chunk_of(3))
+        assert pending.repeats == 1
+        counters = connection.counters
+        assert (counters.connections, counters.repeated, counters.answers) == (2, 1, 1)
+
+
+def test_a_server_that_never_knows_the_session_is_asked_twice_and_no_more() -> None:
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as server:
+        server.linger = 0
+        server.bind(ANYWHERE)
+        endpoint = server.getsockopt_string(zmq.LAST_ENDPOINT)
+        with ServerLink(LinkSettings(endpoint, timeout_s=20.0, ping_s=60.0)) as connection:
+            pending, kinds = connection.ask(request()), []
+            while not pending.done:
+                if not server.poll(50):
+                    continue
+                name, *frames = server.recv_multipart()
+                asked = decode(frames)
+                kinds.append(asked.kind)
+                kind, body = "refused", {"code": "no_session", "text": "say hello first"}
+                if asked.kind == "hello":
+                    kind, body = "welcome", welcome_body(Welcome("here", PolicyFacts("p", 2, 3), None))
+                reply = Message(kind, 7 if kind == "welcome" else 0, 1, asked.seq, body=body)
+                server.send_multipart([name, *encode(reply)])
+            with pytest.raises(LinkError, match="no_session"):
+                pending.result()
+            assert kinds.count("decide") == 2
 
 
 def test_an_answer_of_another_session_is_no_answer() -> None:
