@@ -16,8 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--camera", default="", help="whose pictures it learns from (default: the first)")
     parser.add_argument("--tower", default="", help="critic folder whose vision tower is the start "
                         "(default: the shipped one; none: random weights)")  # fmt: skip
-    parser.add_argument("--sight-steps", type=int, default=1500, help="updates on single pictures")
-    parser.add_argument("--steps", type=int, default=2000, help="updates of the language model")
+    parser.add_argument("--sight-steps", type=int, default=1000, help="updates on single pictures")
+    parser.add_argument("--read-steps", type=int, default=1000, help="of --steps, those before it answers")
+    parser.add_argument("--steps", type=int, default=4000, help="updates of the language model")
     parser.add_argument("--batch-size", type=int, default=16, help="questions per update")
     parser.add_argument("--frames", default="3-16", help="fewest and most frames of a question")
     parser.add_argument(
@@ -39,6 +40,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     settings = VlmTrainSettings(
         sight_steps=args.sight_steps,
+        read_steps=args.read_steps,
         steps=args.steps,
         batch=args.batch_size,
         frames=_frames(args.frames),

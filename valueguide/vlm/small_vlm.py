@@ -51,7 +51,8 @@ _NAMED = dict(
 class VlmSize:
     """The language model's shape; the vision tower's is that of the backbone (clip_assets.VISION).
 
-    scale: patches along each edge that become one token: 4 makes 4 tokens a picture of 8 x 8 patches.
+    scale: patches along each edge that become one token: 8 makes one token of a picture of 8 x 8 patches.
+    With four, a picture has to be put together by attention first, which takes thousands of updates.
     """
 
     hidden: int = 128
@@ -59,7 +60,7 @@ class VlmSize:
     heads: int = 4
     intermediate: int = 384
     vocabulary: int = 2000
-    scale: int = 4
+    scale: int = 8
 
     @property
     def image_tokens(self) -> int:

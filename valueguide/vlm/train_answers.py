@@ -1,7 +1,7 @@
 """Learning to answer: whole answers to real prompts, by teacher forcing, the loss on answer tokens only.
 
 The vision tower is frozen and its output kept on disk. A read-out, thrown away later, says at each picture's
-last token how far along it is, so that the answer has something to look up.
+last token how far along it is, so that the answer has something to look up; at first it alone is taught.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _JSON_SHARE = 0.15
 _FORGOTTEN = 0.8
 #: Of the loss that says where to look, see AnswerPhase._look_loss.
 _LOOK_WEIGHT = 0.3
-#: Share of the updates after which questions have up to the most frames.
+#: Share of the updates with answers after which questions have up to the most frames.
 _CURRICULUM = 0.4
 
 
@@ -72,11 +72,16 @@ class AnswerPhase(Phase):
         """One step; the losses before it."""
         rng = self.rng()
         answer: Answer = "json" if rng.random() < _JSON_SHARE else "lines"
-        # Few frames first: which value belongs to which picture is learned where there are few of them.
         few, many = self._settings.frames
-        most = few + round((many - few) * min(1.0, (self.step + 1) / (_CURRICULUM * self.steps)))
-        batch = self._questions.batch(rng, self._settings.batch, answer, most)
-        losses = self.losses(batch, training=True)
+        begin = self._settings.read_steps
+        if self.step < begin:  # nothing can be looked up before there is something to find
+            losses = self.reading_loss(self._questions.batch(rng, self._settings.batch, answer, many))
+        else:
+            # Few frames first: which value belongs to which picture is learned where there are few of them.
+            done = (self.step + 1 - begin) / (_CURRICULUM * (self.steps - begin))
+            most = few + round((many - few) * min(1.0, done))
+            batch = self._questions.batch(rng, self._settings.batch, answer, most)
+            losses = self.losses(batch, training=True)
         self.descend(torch.stack(list(losses.values())).sum())
         return {name: float(loss.detach()) for name, loss in losses.items()}
 
@@ -98,22 +103,9 @@ class AnswerPhase(Phase):
         answers = torch.stack([self._answer_tokens(question) for question in batch])
         given = self._forget(answers) if training else answers
         ids, mask = _pad_left([torch.cat(pair) for pair in zip(prompts, given, strict=True)])
-        rows = np.stack([question.rows for question in batch])
-        seen = torch.from_numpy(self._features[rows.ravel()].astype(np.float32))
-        if training:
-            seen = F.dropout(seen, self._settings.dropout)
-        with torch.autocast("cpu", torch.bfloat16):
-            out = self._model(
-                input_ids=ids,
-                attention_mask=mask,
-                image_hidden_states=self.modules["connector"](seen),
-                logits_to_keep=answers.shape[1] + 1,
-                output_hidden_states=True,
-                output_attentions=True,
-                use_cache=False,
-            )
+        out = self._run(ids, mask, batch, training, keep=answers.shape[1] + 1)
         values = torch.from_numpy(np.stack([question.values for question in batch]))
-        places = (ids == self._model.config.image_token_id).nonzero()[:, 1].view(*rows.shape, -1)[:, 1:]
+        places = self._places(ids, batch)
         hints = self._hints(places, out.hidden_states[self._hinted])
         logits = out.logits[:, :-1].float()
         return {
@@ -121,6 +113,36 @@ class AnswerPhase(Phase):
             "look": _LOOK_WEIGHT * self._look_loss(ids, places, answers.shape[1], out.attentions),
             **self._text_losses(logits, answers, values),
         }
+
+    def reading_loss(self, batch: Sequence[Question]) -> dict[str, Tensor]:
+        """hint: of the read-out, from the prompts alone."""
+        ids, mask = _pad_left([self._prompt_tokens(question.prompt) for question in batch])
+        out = self._run(ids, mask, batch, training=True, keep=1)
+        hints = self._hints(self._places(ids, batch), out.hidden_states[self._hinted])
+        values = torch.from_numpy(np.stack([question.values for question in batch]))
+        return {"hint": F.binary_cross_entropy_with_logits(hints, values)}
+
+    def _run(self, ids: Tensor, mask: Tensor, batch: Sequence[Question], training: bool, keep: int) -> Any:
+        """The model's output for tokens (B, n) and the questions' pictures, logits of the last `keep`."""
+        rows = np.stack([question.rows for question in batch])
+        seen = torch.from_numpy(self._features[rows.ravel()].astype(np.float32))
+        if training:
+            seen = F.dropout(seen, self._settings.dropout)
+        with torch.autocast("cpu", torch.bfloat16):
+            return self._model(
+                input_ids=ids,
+                attention_mask=mask,
+                image_hidden_states=self.modules["connector"](seen),
+                logits_to_keep=keep,
+                output_hidden_states=True,
+                output_attentions=True,
+                use_cache=False,
+            )
+
+    def _places(self, ids: Tensor, batch: Sequence[Question]) -> Tensor:
+        """int64 (B, asked, T): where the tokens of each picture but the anchor stand."""
+        places = (ids == self._model.config.image_token_id).nonzero()[:, 1]
+        return places.view(len(batch), len(batch[0].rows), -1)[:, 1:]
 
     def _is_value(self, answers: Tensor) -> Tensor:
         """bool, where the percentages stand: frame number, value, frame number, value, …"""

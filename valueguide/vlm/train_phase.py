@@ -19,12 +19,14 @@ _WARM_UP, _LAST_RATE = 100, 0.02
 
 @dataclass(frozen=True)
 class VlmTrainSettings:
-    """sight_steps, steps: updates of seeing and of answering. sight_batch: episodes, batch: questions an
-    update. sight_rate, rate: highest learning rates. frames: fewest and most in a question."""
+    """sight_steps, steps: updates of seeing and of answering. read_steps: of those, the first, in which
+    nothing is answered yet and only the read-out of each picture taught. sight_batch: episodes, batch:
+    questions an update. sight_rate, rate: highest learning rates. frames: fewest and most in a question."""
 
-    sight_steps: int = 1500
-    steps: int = 2000
-    sight_batch: int = 16
+    sight_steps: int = 1000
+    read_steps: int = 1000
+    steps: int = 4000
+    sight_batch: int = 32
     batch: int = 16
     sight_rate: float = 1e-3
     rate: float = 2e-3

@@ -51,7 +51,20 @@ def test_another_wording_is_no_wrong_instruction(dataset: Path) -> None:
 
 
 def test_a_model_is_trained_and_answers(dataset: Path, tmp_path: Path) -> None:
-    options = ["--sight-steps", 2, "--steps", 2, "--batch-size", 2, "--frames", "3-4", "--tower", "none"]
+    options = [
+        "--sight-steps",
+        2,
+        "--read-steps",
+        1,
+        "--steps",
+        2,
+        "--batch-size",
+        2,
+        "--frames",
+        "3-4",
+        "--tower",
+        "none",
+    ]
     out = ["--out", tmp_path / "model", "--json", tmp_path / "o.json"]
     assert _main("train", "--dataset", dataset, *options, *out) == 0
     result = json.loads((tmp_path / "o.json").read_text())
@@ -77,7 +90,7 @@ def test_wrong_options_are_said_in_one_line(
     options: list[str], words: str, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fixed = ["--tower", "none"] if "--tower" not in options else []
-    steps = ["--sight-steps", 1, "--steps", 1, "--frames", "3-4"]
+    steps = ["--sight-steps", 1, "--read-steps", 0, "--steps", 1, "--frames", "3-4"]
     assert _main("train", "--dataset", dataset, "--out", tmp_path / "m", *steps, *fixed, *options) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error:") and words in error

@@ -30,8 +30,8 @@ from valueguide.vlm.train_phase import VlmTrainSettings
 from valueguide.vlm.train_run import VlmRun
 
 TASKS = {"push_it": "push it", "pull_it": "pull it", "lift_it": "lift it"}
-SMALL = VlmSize(hidden=64, layers=2, heads=2, intermediate=96)
-SETTINGS = VlmTrainSettings(sight_steps=4, steps=6, sight_batch=2, batch=3, frames=(3, 5))
+SMALL = VlmSize(hidden=64, layers=2, heads=2, intermediate=96, scale=4)
+SETTINGS = VlmTrainSettings(sight_steps=4, read_steps=2, steps=6, sight_batch=2, batch=3, frames=(3, 5))
 LENGTH = 6
 
 
@@ -177,7 +177,7 @@ def test_only_what_is_done_is_taught_as_100() -> None:
 
 
 def test_training_lowers_the_loss(dataset: EpisodeDataset, tmp_path: Path) -> None:
-    run = _run(dataset, tmp_path, sight_steps=1, steps=40, rate=5e-3)
+    run = _run(dataset, tmp_path, sight_steps=1, read_steps=0, steps=40, rate=5e-3)
     phase = run._answering({}, lambda text: None)
     held = Questions(run.held, run.episodes, run.pictures, (3, 5))
     before = phase.held_out(held, 2)
@@ -185,6 +185,17 @@ def test_training_lowers_the_loss(dataset: EpisodeDataset, tmp_path: Path) -> No
         phase.update()
     after = phase.held_out(held, 2)
     assert after["form"] < 0.6 * before["form"] and after["value"] < 0.9 * before["value"]
+
+
+def test_reading_comes_before_answering(dataset: EpisodeDataset, tmp_path: Path) -> None:
+    """Until `read_steps` only the read-out learns: the layers above it, which answer, stay as they are."""
+    phase = _run(dataset, tmp_path)._answering({}, lambda text: None)
+    above = phase._model.model.text_model.layers[-1].mlp.down_proj.weight
+    below = phase._model.model.text_model.layers[0].mlp.down_proj.weight
+    first, other = above.clone(), below.clone()
+    assert [sorted(phase.update()) for _ in range(2)] == [["hint"], ["hint"]]
+    assert torch.equal(above, first) and not torch.equal(below, other)
+    assert sorted(phase.update()) == ["form", "hint", "look", "value"] and not torch.equal(above, first)
 
 
 def test_only_the_answer_is_taught(dataset: EpisodeDataset, tmp_path: Path) -> None:
@@ -221,15 +232,16 @@ def test_where_to_look_is_the_number_and_its_picture(dataset: EpisodeDataset, tm
     ids = torch.cat([phase._prompt_tokens(question.prompt), answer])
     words = phase._tokenizer.convert_ids_to_tokens(ids)
     begin = len(ids) - len(answer)
+    tokens = SMALL.image_tokens
     tags, finds = torch.zeros(2, len(ids), len(ids))
     pictures = [i for i, word in enumerate(words) if word == "<image>"]
     for number in range(1, question.prompt.asked + 1):
-        shown = pictures[4 * number : 4 * number + 4]
+        shown = pictures[tokens * number : tokens * number + tokens]
         header = max(i for i in range(shown[0]) if words[i] == f"Ġ{number}")
         again = next(i for i in range(begin, len(ids)) if words[i : i + 2] == [f"Ġ{number}", ":"])
         tags[shown[-1], header] = tags[again + 1, again] = 1
-        finds[again + 1, shown] = 0.25
-    places = torch.tensor(pictures).view(1, -1, 4)[:, 1:]
+        finds[again + 1, shown] = 1 / tokens
+    places = torch.tensor(pictures).view(1, -1, tokens)[:, 1:]
 
     def loss(found: torch.Tensor) -> float:
         layers = [tags[None, None], found[None, None]]
@@ -253,11 +265,11 @@ def test_what_is_trained_is_what_is_asked(dataset: EpisodeDataset, tmp_path: Pat
         assert torch.allclose(found, wanted, atol=0.02)
 
 
-@pytest.mark.parametrize("cut", [2, 3])
+@pytest.mark.parametrize("cut", [2, 3, 1])
 def test_a_resumed_run_equals_an_uninterrupted_one(
     dataset: EpisodeDataset, trained: Path, tmp_path: Path, cut: int
 ) -> None:
-    """Cut off while seeing (after 2 of 4 updates) and while answering (after 3 of 6)."""
+    """Cut off while seeing (after 2 of 4 updates), answering (after 3 of 6) and reading (1 of 2)."""
 
     class Stop(Exception):
         pass
@@ -336,7 +348,7 @@ def test_every_picture_counts(trained: Path) -> None:
 @pytest.mark.slow
 def test_a_little_training_tells_brightness(dataset: EpisodeDataset, tmp_path: Path) -> None:
     """Real prompts, processor and `generate`: successes end high, failures low. JSON is learned later."""
-    run = _run(dataset, tmp_path, sight_steps=60, steps=300, batch=8)
+    run = _run(dataset, tmp_path, sight_steps=60, read_steps=60, steps=360, batch=8)
     run.train(every=1000)
     estimator = GvlEstimator(
         TransformersBackend(str(tmp_path / "model")), AskSettings(1, reasks=0, wording=Wording("lines"))
