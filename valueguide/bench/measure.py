@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 
-def medians(
+def turns(
     functions: Mapping[str, Callable[[], object]], repeats: int = 7, warm_up: int = 1
-) -> dict[str, float]:
-    """Median seconds of each function. They take turns, so a drifting machine speed hits all alike."""
+) -> dict[str, NDArray[np.float64]]:
+    """Seconds of each run of each function. They take turns, so a drifting machine speed hits all alike."""
     for function in functions.values():
         for _ in range(warm_up):
             function()
@@ -23,7 +24,14 @@ def medians(
             start = time.perf_counter()
             function()
             times[name].append(time.perf_counter() - start)
-    return {name: float(np.median(values)) for name, values in times.items()}
+    return {name: np.array(values) for name, values in times.items()}
+
+
+def medians(
+    functions: Mapping[str, Callable[[], object]], repeats: int = 7, warm_up: int = 1
+) -> dict[str, float]:
+    """Median seconds of each function, as `turns` takes them."""
+    return {name: float(np.median(values)) for name, values in turns(functions, repeats, warm_up).items()}
 
 
 def peak_memory_mb() -> float:

@@ -22,7 +22,8 @@ EXAMPLES = """examples:
   valueguide bench steering --json -
   valueguide bench critic --seconds 30 --json critic.json
   valueguide bench learner --json learner.json        # the online critic learner against a plain loop
-  valueguide bench transport --json transport.json    # the link, and several robots in one pass
+  valueguide bench transport --json transport.json    # against gRPC, WebSocket, raw ZeroMQ; many robots
+  valueguide bench transport --quick --repeats 1 --json -
   valueguide bench ros --json ros.json                # stages of a decision, gate, executor, images
   valueguide bench ros --success 10 --json ros.json   # and does the graph succeed as often as eval does?
   valueguide bench ranking --states 90 --k 8 --critic a --critic b   # critics against true rollouts
@@ -57,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     bench_learner.add_arguments(parser)
     bench_fuzz.add_arguments(parser)
     bench_progress.add_arguments(parser)
+    bench_transport.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

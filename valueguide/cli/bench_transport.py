@@ -1,4 +1,4 @@
-"""`valueguide bench transport`: the link against raw ZeroMQ, and the gain of batching across robots."""
+"""`valueguide bench transport`: the link against other transports, several robots, the gain of batching."""
 
 from __future__ import annotations
 
@@ -7,22 +7,38 @@ from typing import Any
 
 from valueguide.cli.common import shipped
 
-#: Robots that share a pass.
+#: Robots at once, and robots that share a pass.
 _SIZES = (1, 4, 16)
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--quick", action="store_true", help="transport: 1 and 3 robots for half a second, no real models"
+    )
+
+
 def run(args: argparse.Namespace, device: str) -> dict[str, Any]:
-    """Round trips, and batches through the shipped models of states and, unless skipped, of pictures."""
+    """Round trips, robots at once, then batches through the shipped models of states and, unless skipped,
+    of pictures."""
     import torch
 
+    from valueguide.bench import transport
+
+    torch.set_num_threads(1)
+    sizes, seconds = ((1, 3), 0.5) if args.quick else (_SIZES, 5.0)
+    out: dict[str, Any] = {"round_trip": transport.round_trip(repeats=30 * args.repeats)}
+    out["throughput"] = {f"robots={n}": transport.throughput(n, seconds) for n in sizes}
+    out["batching_paced"] = {f"robots={n}": transport.batching_gain(n, seconds) for n in sizes[1:]}
+    for suite in () if args.quick else ("wxai-state", "wxai")[: 1 if args.skip_real_size else 2]:
+        out[f"batching_{suite}"] = _real_models(suite, device, args.repeats)
+    return out
+
+
+def _real_models(suite: str, device: str, repeats: int) -> dict[str, Any]:
     from valueguide.bench import transport
     from valueguide.critics.scorer import LearnedCritic
     from valueguide.policies.load import load_policy
 
-    torch.set_num_threads(1)
-    out: dict[str, Any] = {"round_trip": transport.round_trip(repeats=30 * args.repeats)}
-    for suite in ("wxai-state", "wxai")[: 1 if args.skip_real_size else 2]:
-        policy = load_policy(shipped(suite, "policy"), device)
-        critic = LearnedCritic.load(shipped(suite, "critic"), device)
-        out[f"batching_{suite}"] = transport.batching(policy, critic, 16, _SIZES, args.repeats)
-    return out
+    policy = load_policy(shipped(suite, "policy"), device)
+    critic = LearnedCritic.load(shipped(suite, "critic"), device)
+    return transport.batching(policy, critic, 16, _SIZES, repeats)
