@@ -307,5 +307,8 @@ def _config(request: DecideRequest, critic: Any) -> SteeringConfig:
 
 def _groups(works: Iterable[_Work], key: Callable[[_Work], Any]) -> list[list[_Work]]:
     """Those that can go through a model together, in a fixed order."""
+    works = list(works)
+    if len(works) < 2:
+        return [works] if works else []
     ordered = sorted(works, key=lambda work: repr(key(work)))
     return [list(part) for _, part in groupby(ordered, key=key)]

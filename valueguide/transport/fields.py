@@ -12,6 +12,7 @@ from valueguide.errors import DataError, mismatch
 from valueguide.transport.wire import Message
 
 _MAX_TEXT = 4096
+_NUMBER = (int, float)
 
 
 def whole(body: Mapping[str, Any], key: str, low: int, high: int, default: int | None = None) -> int:
@@ -25,7 +26,7 @@ def whole(body: Mapping[str, Any], key: str, low: int, high: int, default: int |
 def real(body: Mapping[str, Any], key: str, default: float | None = None, low: float = -math.inf) -> float:
     """A number >= low, not NaN; it may be infinite."""
     value = body.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= low:
+    if isinstance(value, bool) or not isinstance(value, _NUMBER) or not value >= low:
         raise DataError(mismatch("message", key, f"a number of at least {low}", repr(value)[:40]))
     return float(value)
 
