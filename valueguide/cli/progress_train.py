@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from valueguide.errors import ConfigError, mismatch
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -46,6 +48,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         frames=_frames(args.frames),
         seed=args.seed,
     )
+    if not 0 <= args.read_steps < args.steps:
+        wanted = f"0 or more, fewer than --steps {args.steps}"
+        raise ConfigError(mismatch("--read-steps", "updates", wanted, args.read_steps))
     datasets = [EpisodeDataset.open(folder) for folder in args.dataset]
     tower = None if args.tower == "none" else Path(args.tower or shipped("wxai", "critic"))
     training = args.out.parent / f"{args.out.name}.training"
@@ -65,8 +70,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _frames(text: str) -> tuple[int, int]:
-    from valueguide.errors import ConfigError, mismatch
-
     first, _, last = text.partition("-")
     if not (first.isdecimal() and last.isdecimal() and 2 <= int(first) <= int(last)):
         raise ConfigError(mismatch("--frames", "value", "fewest-most, 2 or more, such as 3-16", repr(text)))

@@ -106,10 +106,9 @@ class AnswerPhase(Phase):
         out = self._run(ids, mask, batch, training, keep=answers.shape[1] + 1)
         values = torch.from_numpy(np.stack([question.values for question in batch]))
         places = self._places(ids, batch)
-        hints = self._hints(places, out.hidden_states[self._hinted])
         logits = out.logits[:, :-1].float()
         return {
-            "hint": F.binary_cross_entropy_with_logits(hints, values),
+            "hint": self._hint_loss(places, out, values),
             "look": _LOOK_WEIGHT * self._look_loss(ids, places, answers.shape[1], out.attentions),
             **self._text_losses(logits, answers, values),
         }
@@ -118,9 +117,8 @@ class AnswerPhase(Phase):
         """hint: of the read-out, from the prompts alone."""
         ids, mask = _pad_left([self._prompt_tokens(question.prompt) for question in batch])
         out = self._run(ids, mask, batch, training=True, keep=1)
-        hints = self._hints(self._places(ids, batch), out.hidden_states[self._hinted])
         values = torch.from_numpy(np.stack([question.values for question in batch]))
-        return {"hint": F.binary_cross_entropy_with_logits(hints, values)}
+        return {"hint": self._hint_loss(self._places(ids, batch), out, values)}
 
     def _run(self, ids: Tensor, mask: Tensor, batch: Sequence[Question], training: bool, keep: int) -> Any:
         """The model's output for tokens (B, n) and the questions' pictures, logits of the last `keep`."""
@@ -168,10 +166,12 @@ class AnswerPhase(Phase):
         form = -logs.gather(2, answers[..., None]).squeeze(2)[~is_value]
         return {"value": (-(wanted * found).sum(-1) - entropy).mean(), "form": form.mean()}
 
-    def _hints(self, places: Tensor, hidden: Tensor) -> Tensor:
-        """Logits (B, pictures) at each picture's last token. places: (B, pictures, T), of all its tokens."""
+    def _hint_loss(self, places: Tensor, out: Any, values: Tensor) -> Tensor:
+        """Of the read-out at each picture's last token. places: (B, pictures, T), of all its tokens."""
+        hidden = out.hidden_states[self._hinted].float()
         last = places[:, :, -1:].expand(-1, -1, hidden.shape[2])
-        return self.modules["hint"](hidden.float().gather(1, last)).squeeze(2)
+        hints = self.modules["hint"](hidden.gather(1, last)).squeeze(2)
+        return F.binary_cross_entropy_with_logits(hints, values)
 
     def _look_loss(self, ids: Tensor, places: Tensor, answer: int, attentions: Sequence[Tensor]) -> Tensor:
         """How little one head of the first layer looks from a picture, and from where a value is written, at

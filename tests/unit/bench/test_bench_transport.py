@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from valueguide.bench import transport
 from valueguide.bench import transport_baselines as baselines
+from valueguide.cli.main import main
 from valueguide.errors import EnvironmentSetupError
 
 
@@ -83,3 +86,17 @@ def test_a_server_that_dies_at_its_start_is_said() -> None:
     with pytest.raises(EnvironmentSetupError, match="_dies ended"), baselines.process(_dies):
         pass
     assert multiprocessing.active_children() == []
+
+
+@pytest.mark.slow
+def test_the_command_measures_trips_robots_and_shared_passes(tmp_path: Path) -> None:
+    out = tmp_path / "transport.json"
+    command = ["bench", "transport", "--quick", "--repeats", "1", "--device", "cpu", "--json", str(out)]
+    with pytest.raises(SystemExit) as stop:
+        main(command)
+    assert not stop.value.code
+    found = json.loads(out.read_text())
+    assert not found["round_trip"]["missing"] and found["round_trip"]["repeats"] == 30
+    assert set(found["round_trip"]["ours_times"]) == {"raw_zmq", "websocket_msgpack", "lerobot_grpc"}
+    assert set(found["throughput"]) == {"robots=1", "robots=3"}
+    assert found["batching_paced"]["robots=3"]["gain"] > 1.2

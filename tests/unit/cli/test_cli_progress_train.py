@@ -51,20 +51,8 @@ def test_another_wording_is_no_wrong_instruction(dataset: Path) -> None:
 
 
 def test_a_model_is_trained_and_answers(dataset: Path, tmp_path: Path) -> None:
-    options = [
-        "--sight-steps",
-        2,
-        "--read-steps",
-        1,
-        "--steps",
-        2,
-        "--batch-size",
-        2,
-        "--frames",
-        "3-4",
-        "--tower",
-        "none",
-    ]
+    few = ["--sight-steps", 2, "--read-steps", 1, "--steps", 2]
+    options = [*few, "--batch-size", 2, "--frames", "3-4", "--tower", "none"]
     out = ["--out", tmp_path / "model", "--json", tmp_path / "o.json"]
     assert _main("train", "--dataset", dataset, *options, *out) == 0
     result = json.loads((tmp_path / "o.json").read_text())
@@ -81,6 +69,8 @@ def test_a_model_is_trained_and_answers(dataset: Path, tmp_path: Path) -> None:
     [
         (["--frames", "9"], "fewest-most"),
         (["--frames", "5-4"], "fewest-most"),
+        (["--read-steps", "1"], "fewer than --steps 1"),
+        (["--read-steps", "-1"], "0 or more"),
         (["--camera", "top"], "one of"),
         (["--related", "push,pull"], "unrelated"),
         (["--tower", "absent"], "expected a critic folder"),
