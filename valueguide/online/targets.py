@@ -58,7 +58,7 @@ class PolicyTargets:
         returned any more. k: P, chunks a state. batch_size: the most states in one call of the policy.
     capacity: states whose chunks are kept, the least recently used ones are dropped first; a state takes
         4 * P * E * A bytes.
-    policy_s, calls: seconds in the policy, and how often it was called. hits, misses: rows that were
+    calls: how often the policy was called. hits, misses: rows that were
         answered from memory, and rows that the policy was asked about.
 
     The chunks of a state depend on (seed, version, id) and its observation, not on the batch it came in.
@@ -80,7 +80,9 @@ class PolicyTargets:
             raise ConfigError(mismatch(_WHERE, "seed", "0 or more", seed))
         self.proposer, self.k, self.seed = proposer, k, seed
         self.batch_size, self.capacity = batch_size, capacity
-        self.policy_s, self.calls, self.hits, self.misses = 0.0, 0, 0, 0
+        self.calls, self.hits, self.misses = 0, 0, 0
+        #: Seconds in the calls that have ended, and when the one that runs began. One value: it is read by others.
+        self._policy_clock: tuple[float, float | None] = (0.0, None)
         self._began: float | None = None
         self._lock = threading.Lock()
         self._kept_for: tuple[str, int] = ("", 0)
@@ -90,6 +92,12 @@ class PolicyTargets:
     def hit_rate(self) -> float:
         """Share of the rows with a successor that needed no policy call."""
         return self.hits / max(self.hits + self.misses, 1)
+
+    @property
+    def policy_s(self) -> float:
+        """Seconds in the policy so far, those of a call that still runs among them."""
+        ended, since = self._policy_clock
+        return ended if since is None else ended + time.monotonic() - since
 
     @property
     def policy_share(self) -> float:
@@ -182,9 +190,12 @@ class PolicyTargets:
         steps: int,
         size: int,
     ) -> Float32:
-        began = time.monotonic()
-        chunks = proposer.propose(observations, self.k, seeds)
-        self.policy_s += time.monotonic() - began
+        ended, began = self._policy_clock[0], time.monotonic()
+        self._policy_clock = (ended, began)
+        try:
+            chunks = proposer.propose(observations, self.k, seeds)
+        finally:
+            self._policy_clock = (ended + time.monotonic() - began, None)
         self.calls += 1
         shape = (len(seeds), self.k, max(chunks.shape[2], steps) if chunks.ndim == 4 else steps, size)
         if chunks.shape != shape or chunks.dtype != np.float32:
