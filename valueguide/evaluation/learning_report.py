@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from valueguide.evaluation.plots import curves
+from valueguide.evaluation.plots import curves, write_plot
 from valueguide.evaluation.report import plain_table, section, settings_table, write_page
 
 METHOD_COLORS = {"aloe": "#2f6fed", "dagger": "#d19a1c", "awr": "#8a56d6", "none": "#8b93a1"}
@@ -15,6 +15,31 @@ METHOD_COLORS = {"aloe": "#2f6fed", "dagger": "#d19a1c", "awr": "#8a56d6", "none
 
 def write_learning_report(path: Path, comparison: dict[str, Any]) -> None:
     """comparison: of `learning.compare_runs`. One self-contained page; replaced atomically."""
+    settings, (success, takeovers) = comparison["settings"], learning_curves(comparison)
+    between = f"{settings['evaluations']} episodes a task; the last point {settings['final']} on other seeds"
+    sections = [
+        f"<header><h1>Learning online: {escape(str(settings['suite']))}</h1>"
+        f"<p>{escape(_seeds(comparison['seeds']))}</p></header>",
+        section(
+            "Success of what works while it learns",
+            f"<p>{escape(between)}. Whiskers: 95 %.</p>{success}",
+        ),
+        section("Takeovers an episode while collecting", takeovers),
+        section("At the end", plain_table(*_final_rows(comparison))),
+        section("Differences on the same initial states", plain_table(*_paired_rows(comparison))),
+        section("Settings", settings_table(settings)),
+    ]
+    write_page(path, "valueguide: learning online", sections)
+
+
+def write_learning_plots(folder: Path, comparison: dict[str, Any]) -> None:
+    """The page's two plots as files: success.svg and takeovers.svg."""
+    for name, plot in zip(("success", "takeovers"), learning_curves(comparison), strict=True):
+        write_plot(folder / f"{name}.svg", plot)
+
+
+def learning_curves(comparison: dict[str, Any]) -> tuple[str, str]:
+    """SVG of success, and of takeovers an episode, over the iterations, a line for each method."""
     success = {
         method: [(p["iteration"], p["mean"], *p["wilson95"]) for p in points]
         for method, points in comparison["success"].items()
@@ -23,24 +48,10 @@ def write_learning_report(path: Path, comparison: dict[str, Any]) -> None:
         method: [(p["iteration"], p["takeovers"], *p["ci95"]) for p in points]
         for method, points in comparison["takeovers"].items()
     }
-    settings = comparison["settings"]
-    between = f"{settings['evaluations']} episodes a task; the last point {settings['final']} on other seeds"
-    sections = [
-        f"<header><h1>Learning online: {escape(str(settings['suite']))}</h1>"
-        f"<p>{escape(_seeds(comparison['seeds']))}</p></header>",
-        section(
-            "Success of what works while it learns",
-            f"<p>{escape(between)}. Whiskers: 95 %.</p>{curves(success, METHOD_COLORS, 'iteration')}",
-        ),
-        section(
-            "Takeovers an episode while collecting",
-            curves(takeovers, METHOD_COLORS, "iteration", percent=False),
-        ),
-        section("At the end", plain_table(*_final_rows(comparison))),
-        section("Differences on the same initial states", plain_table(*_paired_rows(comparison))),
-        section("Settings", settings_table(settings)),
-    ]
-    write_page(path, "valueguide: learning online", sections)
+    return (
+        curves(success, METHOD_COLORS, "iteration"),
+        curves(takeovers, METHOD_COLORS, "iteration", percent=False),
+    )
 
 
 def format_comparison(comparison: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 COLORS = {
@@ -17,6 +18,25 @@ COLORS = {
 _FALLBACK = "#3aa58f"
 _WIDTH = 960
 _LEFT, _TOP = 46, 14
+
+
+#: Of a plot outside a page: dark on white, as a viewer of plain files or a README shows it.
+_ALONE = (
+    "<style>text{font:12px system-ui,sans-serif;fill:#5d6778}.label,.value{text-anchor:middle}"
+    ".end{text-anchor:end}"
+    ".value{fill:#1b2330;font-weight:600}.start{fill:#1b2330}.grid{stroke:#e3e6ec;fill:none}"
+    ".whisker{stroke:#1b2330;stroke-width:1.3;opacity:.75}</style>"
+    '<rect width="100%" height="100%" fill="#fff"/>'
+)
+
+
+def write_plot(path: Path, plot: str) -> None:
+    """One of this module's plots as an SVG file of its own; replaced atomically."""
+    head, rest = plot.split(">", 1)
+    whole = path.with_name(path.name + ".part")
+    alone = head.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    whole.write_text(f"{alone}>{_ALONE}{rest}\n", encoding="utf-8")
+    whole.replace(path)
 
 
 def color(arm: str) -> str:

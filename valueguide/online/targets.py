@@ -58,8 +58,8 @@ class PolicyTargets:
         returned any more. k: P, chunks a state. batch_size: the most states in one call of the policy.
     capacity: states whose chunks are kept, the least recently used ones are dropped first; a state takes
         4 * P * E * A bytes.
-    calls: how often the policy was called. hits, misses: rows that were
-        answered from memory, and rows that the policy was asked about.
+    calls: how often the policy was called. hits, misses: rows that were answered from memory, and rows
+        that the policy was asked about.
 
     The chunks of a state depend on (seed, version, id) and its observation, not on the batch it came in.
     Calls from several threads wait for each other.
@@ -81,7 +81,7 @@ class PolicyTargets:
         self.proposer, self.k, self.seed = proposer, k, seed
         self.batch_size, self.capacity = batch_size, capacity
         self.calls, self.hits, self.misses = 0, 0, 0
-        #: Seconds in the calls that have ended, and when the one that runs began. One value: it is read by others.
+        #: Seconds in ended calls, and when the one that runs began; one value, as other threads read it.
         self._policy_clock: tuple[float, float | None] = (0.0, None)
         self._began: float | None = None
         self._lock = threading.Lock()

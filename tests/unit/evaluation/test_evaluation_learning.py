@@ -1,10 +1,16 @@
 """Learning runs side by side: rates, pairs and takeovers by hand, and the page that shows them."""
 
+from xml.etree import ElementTree
+
 import pytest
 
 from valueguide.errors import ConfigError
 from valueguide.evaluation.learning import compare_runs
-from valueguide.evaluation.learning_report import format_comparison, write_learning_report
+from valueguide.evaluation.learning_report import (
+    format_comparison,
+    write_learning_plots,
+    write_learning_report,
+)
 
 
 def make_run(method, seed, wins, last=1, takeovers=1, **settings):
@@ -74,3 +80,14 @@ def test_the_page_shows_every_method_and_is_self_contained(tmp_path):
     for text in ("aloe, policy and critic", "none, policy alone", "Takeovers", "50.0"):
         assert text in page
     assert "aloe, policy and critic" in format_comparison(comparison)
+
+
+def test_the_plots_are_pictures_of_their_own(tmp_path):
+    runs = [make_run("aloe", 0, {"base": {0}, "guided": {0, 1}}), make_run("none", 0, {"base": {1}})]
+    write_learning_plots(tmp_path, compare_runs(runs))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["success.svg", "takeovers.svg"]
+    for path in tmp_path.iterdir():
+        picture = ElementTree.fromstring(path.read_text())
+        space = "{http://www.w3.org/2000/svg}"
+        assert picture.tag == f"{space}svg" and picture.find(f"{space}style") is not None
+        assert {"aloe", "none"} <= {text.text for text in picture.iter(f"{space}text")}
