@@ -71,7 +71,7 @@ def train_critic(args: argparse.Namespace, processes: Processes = ALONE) -> dict
     potentials = progress_potentials(args, datasets)
     mixture, held_back = _mixtures(args, datasets, encoder, features, potentials)
     trainer = _build(args, spec, datasets, encoder, features, mixture.instructions, device, init, processes)
-    run = _run(args, trainer, mixture, datasets, features, init)
+    run = _run(args, trainer, mixture, datasets, features, potentials, init)
     training = args.out.parent / f"{args.out.name}.training"
     if (training / TRAINING_STATE).exists():
         resume_training(training, trainer)
@@ -124,6 +124,7 @@ def _run(
     mixture: ChunkMixture,
     datasets: list[EpisodeDataset],
     features: list[Float32 | None],
+    potentials: list[Float32 | None],
     init: LoadedCritic | None,
 ) -> Run:
     update, teacher = _method(args, trainer, mixture.instructions)
@@ -131,7 +132,8 @@ def _run(
         return Run(_updates(update, trainer, mixture), {"teacher": teacher})
     from valueguide.cli.train_critic_aloe import Source, aloe_run
 
-    sources = [Source(d, _split(d)[0], values) for d, values in zip(datasets, features, strict=True)]
+    known = zip(datasets, features, potentials, strict=True)
+    sources = [Source(d, _split(d)[0], values, potential) for d, values, potential in known]
     return aloe_run(args, trainer, mixture.instructions, sources, init.version if init else "")
 
 

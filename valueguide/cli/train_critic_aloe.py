@@ -9,6 +9,7 @@ price is disk space: the pictures that are needed lie there decoded.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import shutil
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
@@ -38,14 +39,16 @@ _MADE_FROM = "made_from.json"
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset, the episodes of it to learn from, and its vision features, if the critic reads such.
+    """A dataset, the episodes of it to learn from, and what is known of its frames beside what was recorded.
 
-    features: float32 (N + episodes, F) or None, rows as in `EpisodeDataset`.
+    features: float32 (N + episodes, F) or None, rows as in `EpisodeDataset`: of a critic that reads such.
+    potential: float32 (N + episodes,) or None, see `shape_rewards`.
     """
 
     dataset: EpisodeDataset
     episodes: Sequence[int]
     features: Float32 | None
+    potential: Float32 | None = None
 
 
 def aloe_run(
@@ -132,6 +135,7 @@ def fill_replay(folder: Path, sources: Sequence[Source], cameras: Sequence[str],
         "datasets": [source.dataset.dataset_id for source in sources],
         "episodes": [len(source.episodes) for source in sources],
         "cameras": list(cameras),
+        "potentials": [_digest(source.potential) for source in sources],
     }
     if (folder / _MADE_FROM).exists():
         found = read_json(folder / _MADE_FROM)
@@ -146,19 +150,25 @@ def fill_replay(folder: Path, sources: Sequence[Source], cameras: Sequence[str],
         for source in sources:
             for number in source.episodes:
                 for segment in dataset_segments(source.dataset, int(number), store="offline"):
-                    writer.append(_with_features(segment, source, int(number), cameras))
+                    writer.append(_completed(segment, source, int(number), cameras))
                 bar.update(1)
     write_json(folder / _MADE_FROM, made_from)
 
 
-def _with_features(segment: Segment, source: Source, number: int, cameras: Sequence[str]) -> Segment:
-    """The segment with the features of its T + 1 frames, and with the pictures of `cameras` only."""
-    images = {name: segment.images[name] for name in cameras}
-    if source.features is None:
-        return replace(segment, images=images)
+def _completed(segment: Segment, source: Source, number: int, cameras: Sequence[str]) -> Segment:
+    """The segment with features and potentials of its T + 1 frames, and pictures of `cameras` only."""
     dataset = source.dataset
     start = int(dataset.episode_start[number]) + segment.first_step
     rows = np.arange(start, start + segment.steps + 1)
     # After an episode's last frame comes its final observation, not the next episode.
     rows[-1] = rows[-1] if rows[-1] < dataset.episode_end[number] else dataset.frames + number
-    return replace(segment, images=images, features=source.features[rows])
+    return replace(
+        segment,
+        images={name: segment.images[name] for name in cameras},
+        features=None if source.features is None else source.features[rows],
+        potential=None if source.potential is None else source.potential[rows],
+    )
+
+
+def _digest(potential: Float32 | None) -> str | None:
+    return None if potential is None else hashlib.sha256(potential.tobytes()).hexdigest()

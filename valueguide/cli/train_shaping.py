@@ -17,7 +17,7 @@ from valueguide.types import Float32
 
 #: Entry of a critic's manifest; absent or empty where rewards were not shaped.
 SHAPING = "progress_reward"
-_ALGORITHMS = ("iql", "calql")
+_ALGORITHMS = ("iql", "calql", "aloe")
 
 
 def check_shaping(args: argparse.Namespace, init: LoadedCritic | None) -> None:

@@ -30,7 +30,7 @@ _IMAGE = "images."
 _LARGEST_HEADER = 100_000_000  # as in safetensors
 _BLOCK = 1 << 20
 _ARRAYS = ("state", "action", "chunk_id", "chunk_step", "planned", "planned_start")
-_OPTIONAL = ("environment_state", "features")
+_OPTIONAL = ("environment_state", "features", "potential")
 _FACTS = tuple(f.name for f in fields(Segment) if f.name not in (*_ARRAYS, *_OPTIONAL, "images"))
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from valueguide.data.reader import EpisodeDataset
+from valueguide.data.shaping import shape_rewards
 from valueguide.data.transitions import ChunkTransitions, sparse_labels
 from valueguide.errors import ConfigError, DataError, mismatch
 from valueguide.types import SOURCES, Episode, Float32, Observation, Source, Step, UInt8
@@ -36,6 +37,7 @@ class Segment:
     state: float32 (T+1, S). action: float32 (T, A), what was sent to the motors.
     environment_state: float32 (T+1, N) or None. features: float32 (T+1, F) or None.
     images: camera -> uint8 (T+1, height, width, 3), RGB; empty for state-only suites.
+    potential: float32 (T+1,) or None: makes rewards dense, see `shape_rewards`; NaN where it is missing.
     chunk_id, chunk_step: int64 (T,), the plan of each step (-1: none) and the step in it.
     planned: float32 (R, H, A), the plans that start here, NaN beyond a plan's length.
     planned_start: int64 (R,), ascending, the step at which each of them starts.
@@ -63,6 +65,7 @@ class Segment:
     environment_state: Float32 | None = None
     images: dict[str, UInt8] = field(default_factory=dict)
     features: Float32 | None = None
+    potential: Float32 | None = None
     policy_version: str = ""
     critic_version: str = ""
     episode_steps: int | None = None
@@ -90,6 +93,7 @@ class Segment:
             ("planned_start", self.planned_start, np.int64, plans, 1),
             ("environment_state", self.environment_state, np.float32, steps + 1, 2),
             ("features", self.features, np.float32, steps + 1, 2),
+            ("potential", self.potential, np.float32, steps + 1, 1),
             *((f"camera {c!r}", picture, np.uint8, steps + 1, 4) for c, picture in self.images.items()),
         ]
         for name, values, dtype, rows, dimensions in expected:
@@ -108,7 +112,7 @@ class Segment:
     def nbytes(self) -> int:
         """Bytes of all arrays."""
         arrays = (self.state, self.action, self.chunk_id, self.chunk_step, self.planned, self.planned_start,
-                  self.environment_state, self.features, *self.images.values())  # fmt: skip
+                  self.environment_state, self.features, self.potential, *self.images.values())  # fmt: skip
         return sum(values.nbytes for values in arrays if values is not None)
 
     def shapes(self) -> dict[str, Any]:
@@ -285,6 +289,9 @@ def segment_transitions(
 ) -> SegmentTransitions:
     """Labels and chunks of at most E = `executed_length` steps; see `sparse_labels` for the rewards.
 
+    With potentials, a step's reward is shaped by them; where the segment is terminal, by the rule at a
+    takeover too, they end at 0.
+
     takeover: "failure" ends the policy's segment as a terminal failure, reward -1/(1-gamma) at the last
         step before the human. "bootstrap" gives no penalty: the last chunk bootstraps from the state at
         the takeover, to be valued by the policy's own proposals, never by the human's rewards.
@@ -298,11 +305,14 @@ def segment_transitions(
     terminated = segment.end in ("success", "failure") or (
         segment.end == "takeover" and takeover == "failure"
     )
-    count = np.array([segment.steps], np.int64)
+    labels = sparse_labels(segment.steps, success, terminated, gamma, success_steps)
+    first, count = np.zeros(1, np.int64), np.array([segment.steps], np.int64)
+    if segment.potential is not None:
+        labels = shape_rewards(labels, first, count, segment.potential, gamma).labels
     policy = segment.source == "policy"
     chunks = ChunkTransitions.build(
-        sparse_labels(segment.steps, success, terminated, gamma, success_steps),
-        np.zeros(1, np.int64),
+        labels,
+        first,
         count,
         executed_length,
         gamma,
@@ -340,7 +350,9 @@ def _episode_return(segment: Segment, gamma: float, success_steps: int) -> Float
     labels = sparse_labels(
         segment.episode_steps, segment.episode_success, segment.episode_terminated, gamma, success_steps
     )
-    return labels.mc_return[segment.first_step : segment.first_step + segment.steps]
+    following = labels.mc_return[segment.first_step : segment.first_step + segment.steps]
+    # Shaping moves every value by -Phi of its state (Ng, Harada and Russell 1999).
+    return following if segment.potential is None else following - np.nan_to_num(segment.potential[:-1])
 
 
 def _cut(segment: Segment, chunks: ChunkTransitions) -> NDArray[np.bool_]:

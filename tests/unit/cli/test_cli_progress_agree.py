@@ -151,7 +151,7 @@ def test_a_critic_says_that_its_rewards_were_shaped(scored: Path, critic: Path, 
     [
         (("--progress-reward", "-1"), "0 or more"),
         (("--progress-reward", "nan"), "0 or more"),
-        (("--progress-reward", "1", "--algo", "distill", "--teacher", "x"), "iql or calql"),
+        (("--progress-reward", "1", "--algo", "distill", "--teacher", "x"), "iql or calql or aloe"),
     ],
 )
 def test_shaping_that_cannot_be_is_said_in_one_line(

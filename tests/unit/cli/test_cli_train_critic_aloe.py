@@ -25,6 +25,7 @@ from valueguide.data.writer import EpisodeWriter
 from valueguide.errors import CheckpointError, ConfigError
 from valueguide.online.replay import ReplayReader
 from valueguide.policies.load import load_policy
+from valueguide.progress.columns import FILE, progress_columns, write_progress
 from valueguide.testing.fakes import FakeProposer
 from valueguide.types import Episode, Observation, Step, UInt8
 
@@ -239,6 +240,32 @@ def test_pictures_that_nobody_looks_at_are_not_stored(
 ) -> None:
     _, _, reader = _picture_run(tmp_path, monkeypatch, "frozen_clip", {})
     assert all(segment.images == {} for segment in reader.segments.values())
+
+
+def test_progress_makes_the_rewards_of_segments_dense(tmp_path: Path) -> None:
+    """Each step's potential is SCALE times the progress of its own frame, in the replay learned from."""
+    folder = _record(tmp_path / "data", 3)
+    dataset = EpisodeDataset.open(folder)
+    rng = np.random.default_rng(0)
+    row = {"camera": "front", "variant": "real", "status": "ok"}
+    rows: list[dict[str, Any]] = []
+    for number, (start, end) in enumerate(zip(dataset.episode_start, dataset.episode_end, strict=True)):
+        values = [None, *rng.uniform(size=int(end - start) - 1)]
+        rows.append(row | {"episode": number, "frames": list(range(len(values))), "progress": values})
+    write_progress(folder / FILE, dataset, progress_columns(dataset, rows, "front"), {})
+    words = ["--dataset", str(folder), "--steps", "1"]
+    _train(tmp_path / "out", *words, "--progress-reward", "20", init="")
+    reader = ReplayReader(tmp_path / "out.replay")
+    reader.refresh()
+    for segment in reader.segments.values():
+        known = [v or 0.0 for v in rows[int(segment.episode[-1])]["progress"]]
+        expected = np.array([*known, np.nan])[segment.first_step :][: segment.steps + 1] * 20
+        assert segment.potential is not None
+        np.testing.assert_allclose(segment.potential, expected, rtol=1e-5)
+    manifest = LoadedCritic(tmp_path / "out").manifest
+    assert manifest["progress_reward"] == {"scale": 20.0, "steps": dataset.frames, "unshaped": 0}
+    with pytest.raises(ConfigError, match=r"potentials: expected .* Use a new --out"):
+        _train(tmp_path / "out", *words, init="")
 
 
 def test_a_replay_that_was_cut_off_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

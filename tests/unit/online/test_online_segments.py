@@ -1,5 +1,7 @@
 """Episodes are cut at takeovers and hand-backs, and nothing learned crosses a cut."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -149,6 +151,30 @@ def test_monte_carlo_goes_on_through_whoever_commands():
     unknown = segments_of(whole, "e")[0]
     unknown = type(unknown)(**{**vars(unknown), "episode_success": None})
     assert np.isneginf(labels(unknown).chunks.mc_return).all()
+
+
+@pytest.mark.parametrize("rule, ending", [("failure", 0.0), ("bootstrap", 0.75)])
+def test_potentials_move_rewards_by_what_is_gained(rule, ending):
+    """By hand: r + gamma * Phi(s') - Phi(s) telescopes over a chunk, and a terminal state has potential 0."""
+    plain = segments_of(episode("pppppph", replan=4), "e")[0]
+    shaped = replace(plain, potential=np.array([0.5, 0.1, 0.2, 0.3, 0.6, 0.7, 0.75], np.float32))
+    before, after = labels(plain, 4, takeover=rule).chunks, labels(shaped, 4, takeover=rule).chunks
+    np.testing.assert_allclose(
+        (after.reward - before.reward)[[0, 4]], [GAMMA**4 * 0.6 - 0.5, GAMMA**2 * ending - 0.6], atol=1e-6
+    )
+    np.testing.assert_array_equal(after.discount, before.discount)
+    np.testing.assert_allclose(after.mc_return - before.mc_return, -shaped.potential[:-1], atol=1e-6)
+
+
+def test_a_step_without_a_potential_keeps_its_reward():
+    plain = segments_of(episode("pppp", "success"), "e")[0]
+    shaped = replace(plain, potential=np.array([0.5, np.nan, 0.2, 0.3, np.nan], np.float32))
+    change = (
+        labels(shaped, 1, success_steps=1).chunks.reward - labels(plain, 1, success_steps=1).chunks.reward
+    )
+    np.testing.assert_allclose(change, [0, 0, GAMMA * 0.3 - 0.2, -0.3], atol=1e-6)
+    with pytest.raises(DataError, match=r"potential: expected float32 of 1 dimensions and 5 rows"):
+        replace(plain, potential=np.zeros(4, np.float32))
 
 
 def test_whole_plans_are_what_was_planned_from_each_start():
