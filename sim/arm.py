@@ -18,6 +18,7 @@ from sim.scene import GRIPPER_OPEN, HOME_JOINTS, TIMESTEP
 Array = NDArray[np.float64]
 
 CONTROL_HZ = 10
+CONTROL_SUBSTEPS = round(1 / (CONTROL_HZ * TIMESTEP))
 ACTION_NAMES = ("dx", "dy", "dz", "dyaw", "grip")
 ACTION_LOW = np.array([-0.03, -0.03, -0.03, -0.3, 0.0], np.float32)
 ACTION_HIGH = np.array([0.03, 0.03, 0.03, 0.3, 1.0], np.float32)
@@ -60,7 +61,7 @@ class Arm:
         self._site = model.site("ee_site").id
         self._scratch = mujoco.MjData(model)
         self._jac_pos, self._jac_rot = np.zeros((3, model.nv)), np.zeros((3, model.nv))
-        self._substeps = round(1 / (CONTROL_HZ * TIMESTEP))
+        self._substeps = CONTROL_SUBSTEPS
         root = model.body("base_link").id
         self._is_arm = np.array([model.body_rootid[b] == root for b in model.geom_bodyid])
         self._force = np.zeros(6)

@@ -17,7 +17,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from sim.arm import ACTION_HIGH, ACTION_LOW, CONTROL_HZ, STATE_NAMES
+from sim.arm import ACTION_HIGH, ACTION_LOW, CONTROL_HZ, CONTROL_SUBSTEPS, STATE_NAMES
 from sim.render import CAMERAS, CameraRenderer, project
 from sim.tasks import MAX_STEPS, TASK_STATE_NAMES, TASKS, failure, progress, set_up, success, task_state
 from sim.visuals import RANGES, Visuals
@@ -40,6 +40,7 @@ class Snapshot:
     task_description: str
     steps: int
     rng: np.random.Generator | None
+    holding: bool = False
 
 
 class TabletopEnv(gym.Env):
@@ -76,7 +77,7 @@ class TabletopEnv(gym.Env):
         self._visuals = Visuals(self.world.model)
         self._renderer: CameraRenderer | None = None
         self._render_images = observation != "state"
-        self._steps = 0
+        self._steps, self._holding = 0, False
         self.task_description = instructions(task, wording)[0]
         self.action_space = gym.spaces.Box(ACTION_LOW, ACTION_HIGH, dtype=np.float32)
         self.observation_space = self._space()
@@ -120,7 +121,7 @@ class TabletopEnv(gym.Env):
         self.repaint(look_rng)
         sentences = instructions(self.task.name, self._wording)
         self.task_description = sentences[int(word_rng.integers(len(sentences)))]
-        self._steps = 0
+        self._steps, self._holding = 0, False
         return self.observe(), self._info(None)
 
     def step(self, action: NDArray[np.float32]) -> tuple[dict, float, bool, bool, dict]:
@@ -128,12 +129,29 @@ class TabletopEnv(gym.Env):
         action = np.asarray(action, np.float32)
         if action.shape != ACTION_LOW.shape or not np.isfinite(action).all():
             raise ConfigError(f"action: expected {ACTION_LOW.shape} finite values, found {action!r}")
+        self._holding = False
         self.world.arm.step(action)
         self._steps += 1
+        return self._outcome(truncates=True)
+
+    def hold(self) -> tuple[dict, float, bool, bool, dict]:
+        """Hold the measured pose, the gripper as last commanded, while one control step passes; as `step`.
+
+        Held again it stays where it was held first: the measured pose sags a little below the commanded one.
+        It does not count towards `max_steps` and never truncates: how long may be waited, the caller knows.
+        """
+        if not self._holding:
+            self.world.arm.hold()
+            self._holding = True
+        self.world.arm.peak_force = 0.0
+        self.world.arm.advance(CONTROL_SUBSTEPS)
+        return self._outcome(truncates=False)
+
+    def _outcome(self, truncates: bool) -> tuple[dict, float, bool, bool, dict]:
         succeeded = success(self.world, self.task)
         failed = None if succeeded else failure(self.world, self.task)
         terminated = succeeded or failed is not None
-        truncated = not terminated and self._steps >= self._max_episode_steps
+        truncated = truncates and not terminated and self._steps >= self._max_episode_steps
         return self.observe(), float(succeeded), terminated, truncated, self._info(failed)
 
     def snapshot(self) -> Snapshot:
@@ -148,6 +166,7 @@ class TabletopEnv(gym.Env):
             self.task_description,
             self._steps,
             copy.deepcopy(self._np_random),
+            self._holding,
         )
 
     def restore(self, snapshot: Snapshot) -> tuple[dict, dict]:
@@ -161,6 +180,7 @@ class TabletopEnv(gym.Env):
         self._visuals.load(snapshot.appearance)
         self.task_description, self._steps = snapshot.task_description, snapshot.steps
         self._np_random = copy.deepcopy(snapshot.rng)
+        self._holding = snapshot.holding
         failed = None if success(self.world, self.task) else failure(self.world, self.task)
         return self.observe(), self._info(failed)
 

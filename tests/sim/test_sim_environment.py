@@ -117,6 +117,41 @@ def test_time_limit_truncates_and_does_not_terminate() -> None:
     assert ends == [(False, False)] * 4 + [(False, True)]
 
 
+def test_a_hold_keeps_the_measured_pose_and_the_gripper_and_uses_up_no_steps() -> None:
+    env = TabletopEnv("pick_can", "state", max_steps=12)
+    env.reset(seed=3)
+    for _ in range(4):
+        env.step(np.float32([0.02, 0.0, -0.02, 0.0, 0.3]))
+    measured = env.world.arm.position()
+    env.hold()
+    first = env.world.arm.position()
+    for _ in range(40):
+        raw, reward, terminated, truncated, info = env.hold()
+    assert (reward, terminated, truncated, info["failure"]) == (0.0, False, False, "")
+    # It swings out by a little, and then does not sink with every further hold.
+    assert np.abs(first - measured).max() < 0.012
+    assert np.abs(raw["agent_pos"][:3] - measured).max() < 0.012
+    assert np.abs(raw["agent_pos"][:3] - first).max() < 0.006
+    assert raw["agent_pos"][5] == np.float32(0.3)
+    # A step goes on from where it was held, not from where the plan had led.
+    env.step(np.float32([0, 0, 0, 0, 0.3]))
+    assert np.abs(env.world.arm.target - measured).max() < 1e-6
+    assert not any(env.step(np.float32([0, 0, 0, 0, 0.3]))[3] for _ in range(6)) and env.step(ACTION_HIGH)[3]
+
+
+def test_a_restored_hold_goes_on_as_one() -> None:
+    env = TabletopEnv("pick_can", "state")
+    env.reset(seed=3)
+    for _ in range(3):
+        env.step(np.float32([0.02, 0.0, -0.02, 0.0, 0.3]))
+    env.hold()
+    moment = env.snapshot()
+    wanted = env.hold()[0]["environment_state"]
+    env.step(ACTION_HIGH)
+    env.restore(moment)
+    assert np.array_equal(env.hold()[0]["environment_state"], wanted)
+
+
 def test_an_object_off_the_table_terminates_as_failure() -> None:
     env = TabletopEnv("carrot_on_plate", "state")
     env.reset(seed=0)

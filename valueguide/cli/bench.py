@@ -11,6 +11,7 @@ from valueguide.cli import (
     bench_fuzz,
     bench_help,
     bench_learner,
+    bench_link,
     bench_progress,
     bench_ranking,
     bench_transport,
@@ -24,6 +25,7 @@ EXAMPLES = """examples:
   valueguide bench learner --json learner.json        # the online critic learner against a plain loop
   valueguide bench transport --json transport.json    # against gRPC, WebSocket, raw ZeroMQ; many robots
   valueguide bench transport --quick --repeats 1 --json -
+  valueguide bench link --episodes 15 --json link.json   # guided episodes over a slow link, server killed
   valueguide bench ros --json ros.json                # stages of a decision, gate, executor, images
   valueguide bench ros --success 10 --json ros.json   # and does the graph succeed as often as eval does?
   valueguide bench ranking --states 90 --k 8 --critic a --critic b   # critics against true rollouts
@@ -38,12 +40,28 @@ _SUCCESS_TASKS = ("close_drawer", "pick_can", "press_button")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "name",
-        choices=("steering", "critic", "learner", "ros", "ranking", "help", "transport", "fuzz", "progress"),
+        choices=(
+            "steering",
+            "critic",
+            "learner",
+            "ros",
+            "ranking",
+            "help",
+            "transport",
+            "link",
+            "fuzz",
+            "progress",
+        ),
     )
     parser.add_argument("--repeats", type=int, default=7, help="timed runs of each small measurement")
     parser.add_argument("--seconds", type=float, default=20.0, help="duration of each learner measurement")
     parser.add_argument("--skip-real-size", action="store_true", help="without the large models")
-    parser.add_argument("--episodes", type=int, default=6, help="ros: episodes whose decisions are timed")
+    parser.add_argument(
+        "--episodes",
+        type=int,
+        default=6,
+        help="ros: episodes whose decisions are timed; link: episodes of each task",
+    )
     parser.add_argument(
         "--success",
         type=int,
@@ -59,6 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     bench_fuzz.add_arguments(parser)
     bench_progress.add_arguments(parser)
     bench_transport.add_arguments(parser)
+    bench_link.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -69,6 +88,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         return bench_fuzz.run(args)
     if args.name == "help":
         return bench_help.run(args)
+    if args.name == "link":
+        return bench_link.run(args)
     device = usable_device(args.device)
     if args.name == "ros":
         measured = _ros(args)

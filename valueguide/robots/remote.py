@@ -17,16 +17,28 @@ from valueguide.errors import DataError, LinkError
 from valueguide.execution.executor import ChunkExecutor, ExecutorSettings, Motion, Request
 from valueguide.transport.pending import Pending
 from valueguide.transport.steerer import RemoteSteerer
-from valueguide.types import Candidates, Decision, Observation
+from valueguide.types import ActionChunk, Candidates, Decision, Observation
 
 
 @dataclass(frozen=True)
 class Planned:
-    """What was decided for one chunk: for a log."""
+    """What was decided for one chunk: for a log.
 
-    chunk_id: int
+    start: the first step of the chunk that may run; those before it were committed when it was asked for.
+    round_trip_s: from the question to the answer's arrival. used: False when it came to nothing, such as
+    because all its steps had passed.
+    """
+
+    chunk: ActionChunk
     candidates: Candidates
     decision: Decision
+    start: int = 0
+    round_trip_s: float = 0.0
+    used: bool = True
+
+    @property
+    def chunk_id(self) -> int:
+        return self.chunk.chunk_id
 
 
 @dataclass(frozen=True)
@@ -39,7 +51,7 @@ class RemotePilot:
     """See the module. absolute: actions are positions. seed: of all decisions of an episode.
 
     `planned` is the last decision that came, `trouble` why the last question had no answer, "" if it had.
-    `executor` counts steps, holds and late chunks.
+    `executor` counts steps, holds and late chunks. on_planned: called in `step` with each decision that came.
     """
 
     def __init__(
@@ -49,9 +61,11 @@ class RemotePilot:
         *,
         absolute: bool = False,
         clock: Callable[[], float] = time.monotonic,
+        on_planned: Callable[[Planned], None] = lambda planned: None,
     ) -> None:
         self.steerer, self.executor = steerer, ChunkExecutor(settings)
         self._absolute, self._clock = absolute, clock
+        self.on_planned = on_planned
         self._asked: _Asked | None = None
         self._seed, self._decisions = 0, 0
         self.planned: Planned | None = None
@@ -91,6 +105,8 @@ class RemotePilot:
             self.executor.retry()
             return
         self.trouble = ""
-        self.planned = Planned(chunk.chunk_id, candidates, decision)
         start = len(asked.request.committed)
-        self.executor.on_chunk(chunk, asked.request.request_id, start, self._clock())
+        used = self.executor.on_chunk(chunk, asked.request.request_id, start, self._clock())
+        took = self.steerer.timing.total_s
+        self.planned = Planned(chunk, candidates, decision, start, took, used)
+        self.on_planned(self.planned)

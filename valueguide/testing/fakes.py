@@ -196,6 +196,7 @@ class FakeReachEnv:
     task: str = "reach"
     fail: Callable[[Float32], None] = lambda action: None
     rendered: int = 0
+    held: int = 0
     seeds: list[int | None] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -226,6 +227,11 @@ class FakeReachEnv:
         terminated = self._succeeded() or bool(failure)
         truncated = not terminated and self._steps >= self.max_steps
         return self.observe(), float(self._succeeded()), terminated, truncated, self._info(failure)
+
+    def hold(self) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+        """Stays where it is while one step passes, which no limit counts."""
+        self.held += 1
+        return self.observe(), float(self._succeeded()), self._succeeded(), False, self._info("")
 
     def _succeeded(self) -> bool:
         return abs(self._position - self._goal) < 0.05
