@@ -35,6 +35,10 @@ def _fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (("train", "critic", "--dataset", "/nowhere", "--out", "x"), ("/nowhere", "not found")),
         (("collect", "--out", "x", "--skill", "2"), ("--skill", "found 2")),
         (("collect", "--out", "x", "--episodes", "0"), ("--episodes", "found 0")),
+        (("bench", "link", "--conditions", "lossy"), ("--conditions", "delayed", "lossy")),
+        (("bench", "link", "--delay-ms", "-1"), ("--delay-ms", "0 or more", "-1")),
+        (("bench", "link", "--stretch", "0.5"), ("--stretch", "1 or more", "0.5")),
+        (("bench", "link", "--tasks", "fold_shirt"), ("--tasks", "'fold_shirt'")),
         (("fly",), ("demo", "'fly'")),
     ],
 )

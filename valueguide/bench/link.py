@@ -22,6 +22,7 @@ from valueguide.evaluation.resume import finished_rows
 from valueguide.evaluation.rollout import rollout
 from valueguide.evaluation.suite import Suite
 from valueguide.execution.executor import ExecutorSettings
+from valueguide.execution.splice import increments
 from valueguide.robots.remote import RemotePilot
 from valueguide.steering.steer import SteeringConfig
 from valueguide.testing.link_proxy import LinkFaults, LinkProxy
@@ -168,7 +169,7 @@ class Stand:
         kept = tuple(i for i, name in enumerate(suite.action_names) if name.startswith("grip"))
         return linked(
             self._environments[task],
-            RemotePilot(self._remote(link), settings),
+            RemotePilot(self._remote(link), settings, increments=increments(*limits, kept)),
             seed,
             LinkedSettings(suite.fps, suite.max_steps, self.plan.lost_s, kept, self.plan.stretch),
             sampling_seed=sampling_seed(seed, task, suite.tasks),

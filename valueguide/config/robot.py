@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import draccus
+import numpy as np
 import yaml
 
 from valueguide.errors import ConfigError, mismatch
+from valueguide.execution.splice import increments
 from valueguide.safety.gate import Watchdog
 from valueguide.safety.limits import KINDS, ActionKind, Limits
+from valueguide.types import Float32
 
 ROBOTS = Path(__file__).resolve().parents[2] / "configs" / "robots"
 _FIELDS = ("position", "velocity", "effort")
@@ -134,6 +137,14 @@ class RobotConfig:
             )
         for entry in self.state:
             self._check_entry(where, entry)
+
+    @property
+    def increments(self) -> Float32 | None:
+        """Limits of what adds up, float32 (2, A), for `execution.splice`; None for positions."""
+        if self.action.kind != "cartesian_delta":
+            return None
+        low, high = (np.float32(bounds) for bounds in (self.limits.action_low, self.limits.action_high))
+        return increments(low, high, kept=(len(low) - 1,))
 
     def _check_entry(self, where: str, entry: str) -> None:
         kind, _, name = entry.partition(".")

@@ -17,7 +17,7 @@ from valueguide.errors import DataError, LinkError
 from valueguide.execution.executor import ChunkExecutor, ExecutorSettings, Motion, Request
 from valueguide.transport.pending import Pending
 from valueguide.transport.steerer import RemoteSteerer
-from valueguide.types import ActionChunk, Candidates, Decision, Observation
+from valueguide.types import ActionChunk, Candidates, Decision, Float32, Observation
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,9 @@ class _Asked:
 class RemotePilot:
     """See the module. absolute: actions are positions. seed: of all decisions of an episode.
 
+    increments: float32 (2, A), limits of the actions that add up, from `execution.splice.increments`. Needed
+    with `prefetch` for all but positions: without it what a chunk's passed steps were to correct stays wrong.
+
     `planned` is the last decision that came, `trouble` why the last question had no answer, "" if it had.
     `executor` counts steps, holds and late chunks. on_planned: called in `step` with each decision that came.
     """
@@ -60,11 +63,12 @@ class RemotePilot:
         settings: ExecutorSettings,
         *,
         absolute: bool = False,
+        increments: Float32 | None = None,
         clock: Callable[[], float] = time.monotonic,
         on_planned: Callable[[Planned], None] = lambda planned: None,
     ) -> None:
         self.steerer, self.executor = steerer, ChunkExecutor(settings)
-        self._absolute, self._clock = absolute, clock
+        self._absolute, self._increments, self._clock = absolute, increments, clock
         self.on_planned = on_planned
         self._asked: _Asked | None = None
         self._seed, self._decisions = 0, 0
@@ -90,7 +94,12 @@ class RemotePilot:
         if request is not None:
             noise = int(np.random.default_rng([self._seed, self._decisions]).integers(2**31))
             self._decisions += 1
-            pending = self.steerer.ask(noise, committed=request.committed, absolute=self._absolute)
+            pending = self.steerer.ask(
+                noise,
+                committed=request.committed,
+                absolute=self._absolute,
+                increments=self._increments,
+            )
             self._asked = _Asked(pending, request)
         return motion
 

@@ -178,7 +178,12 @@ class Engine:
             wanted = f"{critic.executed_length}, the steps that the critic scores"
             raise DataError(mismatch("request", "execute", wanted, request.execute))
         if request.committed is not None:
-            work.candidates = splice(work.candidates, request.committed, absolute=request.absolute)
+            work.candidates = splice(
+                work.candidates,
+                request.committed,
+                absolute=request.absolute,
+                increments=request.increments,
+            )
 
     # -- choices ---------------------------------------------------------------------------------
 

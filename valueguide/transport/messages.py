@@ -36,6 +36,7 @@ class DecideRequest:
     spread_limit: as there, or "calibrated" for the one that the critic in service was published with.
     committed: float32 (D, A), actions that will have run before the chunk starts; they replace the first D
     steps of each candidate. absolute: actions are positions, so that candidates are moved to where those end.
+    increments: float32 (2, A), limits of what adds up, so that candidates catch up; see `execution.splice`.
     candidates: float32 (K, H, A), proposed elsewhere: only score and choose.
     want_candidates: send all K back.
     """
@@ -52,6 +53,7 @@ class DecideRequest:
     guided: bool = True
     committed: Float32 | None = None
     absolute: bool = False
+    increments: Float32 | None = None
     candidates: Float32 | None = None
     want_candidates: bool = False
 
@@ -119,7 +121,7 @@ def decide_message(request: DecideRequest) -> tuple[dict[str, Any], dict[str, An
         for camera, image in observation.images.items():
             arrays[f"{number}/images/{camera}"] = image
         window.append({"task": observation.task, "stamp_ns": observation.stamp_ns})
-    for name in ("committed", "candidates"):
+    for name in ("committed", "increments", "candidates"):
         if getattr(request, name) is not None:
             arrays[name] = getattr(request, name)
     copied = ("seed", "k", "beta", "execute", "aggregate", "spread_limit", "shadow", "guided", "absolute")
@@ -155,6 +157,7 @@ def read_decide(message: Message) -> DecideRequest:
         guided=flag(body, "guided", True),
         committed=array(message, "committed", "float32", 2, needed=False),
         absolute=flag(body, "absolute"),
+        increments=array(message, "increments", "float32", 2, needed=False),
         candidates=_read_candidates(message),
         want_candidates=flag(body, "want_candidates"),
     )

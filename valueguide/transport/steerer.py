@@ -98,13 +98,15 @@ class RemoteSteerer:
         *,
         committed: Float32 | None = None,
         absolute: bool = False,
+        increments: Float32 | None = None,
         candidates: Candidates | None = None,
         timeout_s: float | None = None,
     ) -> Pending:
         """Begin a plan for the latest observation and go on with something else; `take` what comes of it.
 
         committed: float32 (D, A), actions that will have run before the chunk starts, put first in every
-        candidate (see `execution.splice`). candidates: proposed elsewhere, to be scored only.
+        candidate (see `execution.splice`, also for absolute and increments). candidates: proposed
+        elsewhere, to be scored only.
         """
         if not self._window:
             raise ConfigError("steering: expected an observation since the last reset, found none")
@@ -122,6 +124,7 @@ class RemoteSteerer:
             guided=self.guided,
             committed=committed if committed is not None and len(committed) else None,
             absolute=absolute,
+            increments=increments if committed is not None and len(committed) else None,
             candidates=None if candidates is None else candidates.actions,
             want_candidates=candidates is None,
         )
@@ -145,14 +148,15 @@ class RemoteSteerer:
         *,
         committed: Float32 | None = None,
         absolute: bool = False,
+        increments: Float32 | None = None,
     ) -> tuple[ActionChunk, Candidates, Decision]:
         """As `Steerer.plan`, over the link. Raises LinkError: hold the arm and ask again.
 
-        A function cannot be sent: pass `committed` and `absolute` instead of `adapt`.
+        A function cannot be sent: pass `committed` and what `ask` has beside it instead of `adapt`.
         """
         if adapt is not None:
             raise ConfigError("remote steering: expected committed actions, found a function to adapt with")
-        return self.take(self.ask(seed, committed=committed, absolute=absolute))
+        return self.take(self.ask(seed, committed=committed, absolute=absolute, increments=increments))
 
     def _renew(self, answer: Answer) -> None:
         reply = answer.reply

@@ -72,3 +72,11 @@ def test_a_file_that_is_no_yaml_is_named(tmp_path: Path) -> None:
     path.write_text("- a list")
     with pytest.raises(ConfigError, match="a mapping"):
         load_robot(str(path))
+
+
+def test_what_adds_up_has_its_limits_a_gripper_and_positions_have_none() -> None:
+    robot = load_robot("sim")
+    low, high = robot.increments if robot.increments is not None else (None, None)
+    assert low[:4] == pytest.approx(robot.limits.action_low[:4]) and low[4] == 0
+    assert high[:4] == pytest.approx(robot.limits.action_high[:4]) and high[4] == 0
+    assert load_robot("franka").increments is None

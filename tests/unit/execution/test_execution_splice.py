@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from valueguide.errors import DataError
-from valueguide.execution.splice import splice
+from valueguide.execution.splice import increments, splice
 from valueguide.types import Candidates
 
 
@@ -42,6 +42,55 @@ def test_a_seam_of_positions_is_no_larger_than_the_candidates_own_steps() -> Non
     own = np.abs(proposed.actions[:, 3] - proposed.actions[:, 2])
     shift = np.abs(committed[-1] - proposed.actions[:, 2])
     assert (jump <= own + shift / 4 + 1e-5).all()
+
+
+#: Two that add, within ±0.1 and ±1, and a gripper.
+STEP = increments(np.float32([-0.1, -1, 0]), np.float32([0.1, 1, 1]), kept=(2,))
+
+
+def test_increments_catch_up_with_the_candidates_path_as_fast_as_the_limits_let_them() -> None:
+    planned = np.float32([[[0.1, 0.5, 1], [0.1, 0, 1], [0.0, 0, 0], [0.0, 0, 0], [0.0, 0.2, 0], [0, 0, 0]]])
+    committed = np.zeros((2, 3), np.float32)
+    out = splice(Candidates(planned), committed, absolute=False, increments=STEP).actions[0]
+    np.testing.assert_allclose(out[:, 0], [0, 0, 0.1, 0.1, 0, 0], atol=1e-6)  # 0.2 behind, 0.1 a step
+    np.testing.assert_allclose(out[:, 1], [0, 0, 0.5, 0, 0.2, 0], atol=1e-6)  # made up for at once
+    np.testing.assert_array_equal(out[:, 2], [0, 0, 0, 0, 0, 0])  # no increment: as planned
+    np.testing.assert_allclose(out[:, :2].sum(axis=0), planned[0, :, :2].sum(axis=0), atol=1e-6)
+
+
+def test_committed_steps_that_went_too_far_are_taken_back() -> None:
+    planned = np.zeros((1, 4, 3), np.float32)
+    out = splice(Candidates(planned), np.float32([[0.1, -1, 1]]), absolute=False, increments=STEP).actions[0]
+    np.testing.assert_allclose(out[:, 0], [0.1, -0.1, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(out[:, 1], [-1, 1, 0, 0], atol=1e-6)
+
+
+def test_each_candidate_catches_up_on_its_own_and_the_proposal_is_left_alone() -> None:
+    proposed = Candidates(np.float32([[[0.1, 0, 0], [0, 0, 0]], [[-0.1, 0, 0], [0, 0, 0]]]))
+    before = proposed.actions.copy()
+    out = splice(proposed, np.zeros((1, 3)), absolute=False, increments=STEP).actions
+    np.testing.assert_allclose(out[:, 1, 0], [0.1, -0.1], atol=1e-6)
+    np.testing.assert_array_equal(proposed.actions, before)
+
+
+def test_an_error_that_only_a_chunks_first_steps_correct_goes_away_with_every_chunk_asked_ahead() -> None:
+    """A plan that goes where it wants in one step, of which always only the steps after the first run."""
+    left = {}
+    for name, limits in (("without", None), ("with", STEP)):
+        position, committed = 0.5, np.zeros((1, 3), np.float32)
+        for _ in range(40):
+            plan = np.zeros((1, 3, 3), np.float32)
+            plan[0, 0, 1] = -position  # would be at 0 after its first step
+            ran = splice(Candidates(plan), committed, absolute=False, increments=limits).actions[0]
+            position += float(ran[:2, 1].sum())
+            committed = ran[2:3]
+        left[name] = abs(position)
+    assert left["without"] == 0.5 and left["with"] < 1e-6
+
+
+def test_increments_of_another_size_are_refused() -> None:
+    with pytest.raises(DataError, match="increments"):
+        splice(candidates(), np.zeros((1, 2)), absolute=False, increments=STEP)
 
 
 @pytest.mark.parametrize("committed", [np.zeros((2, 3)), np.zeros(2), np.zeros((6, 2))])

@@ -14,6 +14,7 @@ from valueguide.serving.server import ServerSettings
 from valueguide.steering.steer import SteeringConfig
 from valueguide.testing.fakes import FakeCritic, FakePolicy
 from valueguide.transport.link import ServerLink
+from valueguide.transport.messages import DecideRequest
 from valueguide.transport.pending import LinkSettings
 from valueguide.transport.steerer import RemoteSteerer
 from valueguide.types import Observation
@@ -59,6 +60,30 @@ def test_it_reaches_its_goal_and_prefetch_leaves_no_gap() -> None:
         chunks = pilot.planned.chunk_id
         pilot.stop()
         assert point.step() is None and chunks >= 2
+
+
+def test_what_adds_up_goes_along_with_what_is_committed_and_each_decision_is_told() -> None:
+    told, limits = [], np.float32([[-0.2], [0.2]])
+    with running(FakePolicy(noise=0.01), FakeCritic()) as server, link(server) as connection:
+        steerer = RemoteSteerer(connection, SteeringConfig(k=2))
+        pilot = RemotePilot(steerer, SETTINGS, increments=limits, on_planned=told.append)
+        pilot.start()
+        point = Point(pilot)
+        asked: list[DecideRequest] = []
+        ask = connection.ask
+        connection.ask = lambda request, timeout_s=None: (asked.append(request), ask(request, timeout_s))[1]  # type: ignore[method-assign]
+        start = time.monotonic()
+        while len(told) < 3:
+            point.step()
+            assert time.monotonic() - start < 30.0, pilot.trouble
+        pilot.stop()
+    ahead = [request for request in asked if request.committed is not None]
+    assert ahead and all(np.array_equal(request.increments, limits) for request in ahead)
+    assert asked[0].committed is None and asked[0].increments is None
+    assert [planned.start for planned in told] == [
+        0 if request.committed is None else len(request.committed) for request in asked[: len(told)]
+    ]
+    assert all(planned.round_trip_s > 0 and planned.used for planned in told)
 
 
 def test_it_holds_when_the_server_dies_and_goes_on_with_the_next_one() -> None:

@@ -71,6 +71,21 @@ def test_committed_actions_come_first_and_are_scored() -> None:
         assert np.array_equal(critic.scored[-1], wanted.actions)
 
 
+def test_what_catches_up_with_its_path_is_what_is_scored_and_sent() -> None:
+    committed, limits = np.float32([[-0.1]]), np.float32([[-0.1], [0.1]])
+    critic = FakeCritic()
+    with running(FakePolicy(), critic) as server, link(server) as connection:
+        remote = RemoteSteerer(connection, SteeringConfig(k=3))
+        remote.observe(observation(0.9))
+        _, candidates, _ = remote.plan(1, committed=committed, increments=limits)
+    alone = FakePolicy()
+    alone.observe(observation(0.9))
+    wanted = splice(alone.sample(3, 1), committed, absolute=False, increments=limits)
+    assert np.array_equal(candidates.actions, wanted.actions)
+    assert np.array_equal(critic.scored[-1], wanted.actions)
+    assert not np.array_equal(wanted.actions[:, 1:], alone.sample(3, 1).actions[:, 1:])
+
+
 def test_candidates_that_are_sent_along_are_only_scored() -> None:
     policy = FakePolicy()
     with running(policy, FakeCritic()) as server, link(server) as connection:

@@ -130,6 +130,7 @@ def request(cameras: int = 2) -> DecideRequest:
         deadline_s=0.25,
         spread_limit=None,
         committed=np.ones((1, 3), np.float32),
+        increments=np.float32([[-1, -2, 0], [1, 2, 0]]),
         candidates=np.ones((2, 4, 3), np.float32),
     )
 
@@ -151,6 +152,7 @@ def test_requests_and_answers_come_back() -> None:
     ):
         assert getattr(got, name) == getattr(sent, name), name
     assert np.array_equal(got.committed, sent.committed)
+    assert np.array_equal(got.increments, sent.increments)
     assert np.array_equal(got.candidates, sent.candidates)
     for ours, theirs in zip(sent.window, got.window, strict=True):
         assert (ours.task, ours.stamp_ns) == (theirs.task, theirs.stamp_ns)

@@ -175,16 +175,18 @@ class PolicyNode(VgNode):
     ) -> tuple[Any, tuple[types.ActionChunk, Candidates, types.Decision]]:
         """(critic or None, what came of it). Raises LinkError when a server does not answer."""
         base, steerer = request.mode == "base", self.steerer
-        absolute = self.robot.action.kind == "joint_position"
+        absolute, adds = self.robot.action.kind == "joint_position", self.robot.increments
         shadow = self.slot.shadow or request.mode == "shadow"
         config = replace(self.config, k=1 if base else self.config.k, shadow=shadow)
         if isinstance(steerer, RemoteSteerer):
             steerer.config, steerer.guided = config, self.inline and not base
-            made = steerer.plan(request.seed, committed=committed, absolute=absolute)
+            made = steerer.plan(request.seed, committed=committed, absolute=absolute, increments=adds)
             return (steerer.critic if steerer.guided else None), made
 
         steerer.config = config
-        candidates = steerer.propose(request.seed, lambda c: splice(c, committed, absolute=absolute))
+        candidates = steerer.propose(
+            request.seed, lambda c: splice(c, committed, absolute=absolute, increments=adds)
+        )
 
         def by(critic: Any) -> tuple[types.ActionChunk, types.Decision]:
             steerer.critic = critic
