@@ -1,4 +1,4 @@
-"""`valueguide bench link` for real: the shipped models behind `valueguide serve`, a slow link, servers killed."""
+"""`valueguide bench link` for real: the shipped models behind `valueguide serve`, and the server killed."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ class RobotConfig:
         """Limits of what adds up, float32 (2, A), for `execution.splice`; None for positions."""
         if self.action.kind != "cartesian_delta":
             return None
-        low, high = (np.float32(bounds) for bounds in (self.limits.action_low, self.limits.action_high))
+        low, high = (np.array(part, np.float32) for part in (self.limits.action_low, self.limits.action_high))
         return increments(low, high, kept=(len(low) - 1,))
 
     def _check_entry(self, where: str, entry: str) -> None:
