@@ -20,7 +20,8 @@ from valueguide.online.examples import PolicyExamples
 from valueguide.online.replay_draw import checked_ratios
 from valueguide.online.segments import STORES, Store
 from valueguide.policies.adapter import LeRobotPolicy
-from valueguide.policies.flow_loss import check_flow_policy, flow_losses, frozen_text_once
+from valueguide.policies.flow_loss import check_flow_policy, flow_losses
+from valueguide.policies.frozen_towers import PictureMemory, frozen_towers_once
 from valueguide.types import Float32
 
 log = logging.getLogger("valueguide.online")
@@ -57,17 +58,24 @@ class PolicyImprover:
     """Trains `policy` in place on weighted examples; its frozen towers stay frozen.
 
     weights: float32 (N,), 0 or more, not all 0; scaled to mean 1 over what a batch draws.
+    seen: what its frozen vision tower has said of pictures, for the next one that learns from them.
     Raises ConfigError for a policy without a flow-matching loss, DataError for weights that do not fit.
     """
 
     def __init__(
-        self, policy: LeRobotPolicy, examples: PolicyExamples, weights: Float32, settings: ImproveSettings
+        self,
+        policy: LeRobotPolicy,
+        examples: PolicyExamples,
+        weights: Float32,
+        settings: ImproveSettings,
+        seen: PictureMemory | None = None,
     ) -> None:
         check_flow_policy(policy.policy)
         if weights.shape != (len(examples),) or not np.isfinite(weights).all() or (weights < 0).any():
             expected = f"{len(examples)} finite numbers of 0 or more"
             raise DataError(mismatch("policy improvement", "weights", expected, f"{weights.shape}"))
         self.policy, self.examples, self.settings = policy, examples, settings
+        self._seen = seen
         self._chance = _chances(examples, weights, settings.ratios)
         self._weights = weights / float((weights * self._chance).sum())
 
@@ -78,7 +86,7 @@ class PolicyImprover:
         optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=0.0)
         model.train()
         try:
-            with frozen_text_once(model), torch.random.fork_rng(devices=[]):
+            with frozen_towers_once(model, self._seen), torch.random.fork_rng(devices=[]):
                 torch.manual_seed(settings.seed)
                 for step in range(settings.steps):
                     optimiser.param_groups[0]["lr"] = self._rate(step)

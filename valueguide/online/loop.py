@@ -44,6 +44,7 @@ from valueguide.online.replay import ReplayReader, ReplayWriter
 from valueguide.online.segments import Segment, dataset_segments, segments_of
 from valueguide.online.vision import FrozenTower, frozen_tower
 from valueguide.policies.adapter import LeRobotPolicy
+from valueguide.policies.frozen_towers import PictureMemory
 from valueguide.policies.load import load_policy, save_policy
 from valueguide.types import Episode, Float32
 
@@ -69,6 +70,7 @@ class OnlineRun:
     ) -> None:
         self.settings, self.folder, self.workers, self.say = settings, folder, workers, say
         self._make_suite, self._make_collector = make_suite, make_collector
+        self._seen = PictureMemory()
         folder.mkdir(parents=True, exist_ok=True)
         _check_same(folder / "settings.json", settings)
 
@@ -286,7 +288,7 @@ class OnlineRun:
             ratios=settings.policy_shares,
             seed=settings.seed * 1000 + number,
         )
-        losses = [loss for _, loss in PolicyImprover(policy, examples, weights, tuning).train()]
+        losses = [loss for _, loss in PolicyImprover(policy, examples, weights, tuning, self._seen).train()]
         folder = self.folder / f"iteration-{number}" / "policy"
         facts = {"method": settings.method, "iteration": number, "seed": settings.seed}
         line["policy"] = save_policy(

@@ -7,15 +7,13 @@ multi_task_dit from noise (0) to the action (1), in the others the other way rou
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.utils.constants import ACTION, OBS_STATE
-from torch import Tensor, nn
+from torch import Tensor
 
 from valueguide.errors import ConfigError, mismatch
 from valueguide.policies.sampling.base import Frame, stack_history
@@ -59,37 +57,3 @@ def _multi_task_dit(policy: Any, batch: Frame) -> Tensor:
     loss = F.mse_loss(velocity, data - shrink * noise, reduction="none").mean(-1)
     known = ~batch["action_is_pad"]
     return (loss * known).sum(1) / known.sum(1).clamp_min(1)
-
-
-@contextlib.contextmanager
-def frozen_text_once(policy: PreTrainedPolicy) -> Iterator[None]:
-    """Inside, the frozen text tower of a multi_task_dit runs once a sentence. Other types: no change."""
-    encoder = getattr(policy, "observation_encoder", None)
-    if policy.config.type != "multi_task_dit" or encoder is None:
-        yield
-        return
-    original = encoder.text_encoder
-    encoder.text_encoder = _KnownSentences(original)
-    try:
-        yield
-    finally:
-        encoder.text_encoder = original
-
-
-class _KnownSentences(nn.Module):
-    """A text encoder whose tower's outputs are remembered; its projection still learns."""
-
-    def __init__(self, encoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self._known: dict[bytes, Tensor] = {}
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        keys = [row.tobytes() for row in input_ids.cpu().numpy()]
-        for i, key in enumerate(keys):
-            if key not in self._known:
-                with torch.no_grad():
-                    tower = self.encoder.text_encoder
-                    out = tower(input_ids=input_ids[i : i + 1], attention_mask=attention_mask[i : i + 1])
-                self._known[key] = out.pooler_output[0]
-        return self.encoder.projection(torch.stack([self._known[key] for key in keys]))

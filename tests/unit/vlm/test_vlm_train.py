@@ -14,57 +14,26 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from valueguide.data.reader import EpisodeDataset
-from valueguide.data.schema import DatasetSpec
-from valueguide.data.writer import EpisodeWriter
 from valueguide.errors import CheckpointError, ConfigError, DataError
 from valueguide.progress.estimate import AskSettings, GvlEstimator
 from valueguide.progress.local import TransformersBackend
 from valueguide.progress.parse import parse_answer, write_answer
 from valueguide.progress.prompt import Wording, build_request
 from valueguide.progress.request import Answer, Clip
-from valueguide.types import Episode, Observation, Step
+from valueguide.testing.brightness_episodes import LENGTH, TASKS, brightness_dataset
 from valueguide.vlm.small_vlm import VlmSize, number_tokens, verify_small_vlm
 from valueguide.vlm.train_answers import around
 from valueguide.vlm.train_data import EpisodePictures, Questions, progress_values, split, taught_episodes
 from valueguide.vlm.train_phase import VlmTrainSettings
 from valueguide.vlm.train_run import VlmRun
 
-TASKS = {"push_it": "push it", "pull_it": "pull it", "lift_it": "lift it"}
 SMALL = VlmSize(hidden=64, layers=2, heads=2, intermediate=96, scale=4)
 SETTINGS = VlmTrainSettings(sight_steps=4, read_steps=2, steps=6, sight_batch=2, batch=3, frames=(3, 5))
-LENGTH = 6
-
-
-def _observation(level: float, task: str) -> Observation:
-    image = np.full((16, 16, 3), round(250 * level), np.uint8)
-    return Observation({"front": image}, np.zeros(1, np.float32), task)
-
-
-def _episode(task: str, success: bool, seed: int) -> Episode:
-    """Brightness is progress: up to 1 for a success; a failure rises to a half and falls back."""
-    up = np.linspace(0.1, 1.0, LENGTH + 1)
-    true = up if success else np.minimum(up, up[::-1])
-    steps = [
-        Step(
-            _observation(true[i], TASKS[task]),
-            np.zeros(1, np.float32),
-            success=success and i == LENGTH - 1,
-            terminated=i == LENGTH - 1,
-        )
-        for i in range(LENGTH)
-    ]
-    facts = {"task_name": task, "seed": seed, "progress": [round(float(p), 4) for p in true]}
-    return Episode(steps, _observation(true[-1], TASKS[task]), TASKS[task], facts)
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> EpisodeDataset:
-    root = tmp_path_factory.mktemp("taught") / "data"
-    spec = DatasetSpec(fps=10, cameras={"front": (16, 16)}, state=("x",), action=("dx",))
-    with EpisodeWriter(root, spec) as writer:
-        for i in range(12):
-            writer.save(_episode(list(TASKS)[i % 3], success=i % 2 == 0, seed=i))
-    return EpisodeDataset.open(root)
+    return brightness_dataset(tmp_path_factory.mktemp("taught") / "data")
 
 
 def _run(dataset: EpisodeDataset, folder: Path, **changes: Any) -> VlmRun:
