@@ -43,8 +43,16 @@ class PolicyExamples:
 
     def observations(self, rows: Int64, back: int = 0) -> list[Observation]:
         """What was seen in these states, or `back` steps before, but not before their segment began."""
+        return [self.segments[s].observation(f) for s, f in self._places(rows, back)]
+
+    def names(self, rows: Int64, back: int = 0) -> list[tuple[str, int]]:
+        """The episode and the step of each of `observations`."""
+        found = [(self.segments[s], f) for s, f in self._places(rows, back)]
+        return [(segment.episode, segment.first_step + frame) for segment, frame in found]
+
+    def _places(self, rows: Int64, back: int) -> list[tuple[int, int]]:
         frames = np.maximum(self.frame[rows] - back, 0)
-        return [self.segments[s].observation(int(f)) for s, f in zip(self.segment[rows], frames, strict=True)]
+        return list(zip(self.segment[rows].tolist(), frames.tolist(), strict=True))
 
 
 def policy_examples(

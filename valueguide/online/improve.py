@@ -7,7 +7,7 @@ Equal weights make it imitation.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,8 +21,8 @@ from valueguide.online.replay_draw import checked_ratios
 from valueguide.online.segments import STORES, Store
 from valueguide.policies.adapter import LeRobotPolicy
 from valueguide.policies.flow_loss import check_flow_policy, flow_losses
-from valueguide.policies.frozen_towers import PictureMemory, frozen_towers_once
-from valueguide.types import Float32
+from valueguide.policies.frozen_towers import PictureMemory, See, frozen_towers_once
+from valueguide.types import Float32, Observation
 
 log = logging.getLogger("valueguide.online")
 Int64 = NDArray[np.int64]
@@ -75,7 +75,7 @@ class PolicyImprover:
             expected = f"{len(examples)} finite numbers of 0 or more"
             raise DataError(mismatch("policy improvement", "weights", expected, f"{weights.shape}"))
         self.policy, self.examples, self.settings = policy, examples, settings
-        self._seen = seen
+        self._seen = PictureMemory() if seen is None else seen
         self._chance = _chances(examples, weights, settings.ratios)
         self._weights = weights / float((weights * self._chance).sum())
 
@@ -86,13 +86,13 @@ class PolicyImprover:
         optimiser = torch.optim.AdamW(parameters, lr=settings.learning_rate, weight_decay=0.0)
         model.train()
         try:
-            with frozen_towers_once(model, self._seen), torch.random.fork_rng(devices=[]):
+            with frozen_towers_once(model, self._seen) as see, torch.random.fork_rng(devices=[]):
                 torch.manual_seed(settings.seed)
                 for step in range(settings.steps):
                     optimiser.param_groups[0]["lr"] = self._rate(step)
                     rows = self._rows(step)
                     weights = torch.from_numpy(self._weights[rows]).to(model.config.device)
-                    loss = (weights * flow_losses(model, self._frames(rows))).mean()
+                    loss = (weights * flow_losses(model, self._frames(rows, see))).mean()
                     value = float(loss.detach())
                     if not np.isfinite(value):
                         hint = "Lower the learning rate"
@@ -118,23 +118,39 @@ class PolicyImprover:
         rows = np.searchsorted(reach, rng.random(self.settings.batch_size) * reach[-1], side="right")
         return np.minimum(rows, len(reach) - 1)
 
-    def _frames(self, rows: Int64) -> list[dict[str, torch.Tensor]]:
-        examples, frames = self.examples, []
+    def _frames(self, rows: Int64, see: See | None) -> list[dict[str, torch.Tensor]]:
+        """see: of `frozen_towers_once`, whose outputs stand where pictures would."""
+        examples, cameras, frames = self.examples, self.policy.image_keys, []
         for back in range(self.policy.history - 1, -1, -1):
             seen = examples.observations(rows, back)
-            extra = [o.environment_state for o in seen if o.environment_state is not None]
-            frames.append(
-                self.policy.preprocess(
-                    [o.task for o in seen],
-                    np.stack([o.state for o in seen]),
-                    np.stack(extra) if extra else None,
-                    {c: np.stack([o.images[c] for o in seen]) for c in self.policy.cameras},
-                    examples.chunks[rows],
-                )
-            )
+            frame = self._preprocessed(seen, () if see else tuple(cameras), examples.chunks[rows])
+            for camera, key in cameras.items() if see else ():
+
+                def pictures(
+                    part: list[int],
+                    seen: list[Observation] = seen,
+                    camera: str = camera,
+                    key: str = key,
+                ) -> torch.Tensor:
+                    return self._preprocessed([seen[row] for row in part], (camera,))[key]
+
+                frame[key] = see([(camera, *name) for name in examples.names(rows, back)], pictures)
+            frames.append(frame)
         device = frames[-1][ACTION].device
         frames[-1]["action_is_pad"] = torch.from_numpy(~examples.known[rows]).to(device)
         return frames
+
+    def _preprocessed(
+        self, seen: list[Observation], cameras: Sequence[str], chunks: Float32 | None = None
+    ) -> dict[str, torch.Tensor]:
+        extra = [o.environment_state for o in seen if o.environment_state is not None]
+        return self.policy.preprocess(
+            [o.task for o in seen],
+            np.stack([o.state for o in seen]),
+            np.stack(extra) if extra else None,
+            {c: np.stack([o.images[c] for o in seen]) for c in cameras},
+            chunks,
+        )
 
 
 def _chances(examples: PolicyExamples, weights: Float32, ratios: Mapping[Store, float]) -> Float32:

@@ -71,6 +71,8 @@ class LeRobotPolicy:
         self.needs_environment_state = self._appends or config.env_state_feature is not None
         self._camera_keys = _camera_keys(config.image_features, preprocessor)
         self.cameras = {name: shape for name, (_, shape) in self._camera_keys.items()}
+        #: Camera -> its key in what `preprocess` returns.
+        self.image_keys = dict(zip(self.cameras, _own_keys(config.image_features), strict=True))
         for step in preprocessor.steps:
             if isinstance(step, TokenizerProcessorStep):
                 step.input_tokenizer = RememberingTokenizer(step.input_tokenizer)
@@ -274,13 +276,16 @@ def _camera_keys(
         if isinstance(step, RenameObservationsProcessorStep):
             original = {new: old for old, new in step.rename_map.items()}
     cameras = {}
-    for key, feature in features.items():
-        if key.startswith(_PADDING_CAMERA):
-            continue  # smolvla, pi0 and pi05 fill these in themselves
-        source = original.get(key, key)
+    for key in _own_keys(features):
+        source, feature = original.get(key, key), features[key]
         name = source.removeprefix(f"{OBS_IMAGES}.").removeprefix("observation.")
         cameras[name] = source, (int(feature.shape[1]), int(feature.shape[2]))
     return cameras
+
+
+def _own_keys(features: dict[str, Any]) -> list[str]:
+    """smolvla, pi0 and pi05 fill padding cameras in themselves."""
+    return [key for key in features if not key.startswith(_PADDING_CAMERA)]
 
 
 def _padded(frames: list[Any], history: int) -> list[Any]:

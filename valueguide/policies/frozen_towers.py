@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from functools import partial
 
 import torch
 from lerobot.policies.pretrained import PreTrainedPolicy
@@ -17,14 +18,18 @@ from torch import Tensor, nn
 #: Matrix libraries round rows by how many are computed together: in batches of one size, what is remembered
 #: does not depend on what else was asked.
 _ROWS = 16
+#: Rows of names -> the pictures there, float32 (rows, 3, h, w), as the policy's processor makes them.
+Pictures = Callable[[list[int]], Tensor]
+Look = Callable[[Tensor], Tensor]
+See = Callable[[Sequence[Hashable], Pictures], Tensor]
 
 
 class PictureMemory:
-    """Outputs of one frozen vision tower by picture, 16 bytes and the output each; emptied for another."""
+    """Outputs of one frozen vision tower by the picture's name. Another tower empties it."""
 
     def __init__(self) -> None:
         self._tower = b""
-        self._known: dict[bytes, Tensor] = {}
+        self._known: dict[Hashable, Tensor] = {}
 
     def __len__(self) -> int:
         return len(self._known)
@@ -38,50 +43,42 @@ class PictureMemory:
             self._tower, self._known = digest.digest(), {}
 
     @torch.no_grad()
-    def outputs(self, tower: nn.Module, pictures: Tensor) -> Tensor:
-        """What `tower` makes of each of `pictures` (B, …); no gradient."""
-        flat = pictures.detach().cpu().contiguous().numpy()
-        keys = [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in flat]
-        unknown = list({key: row for row, key in enumerate(keys) if key not in self._known}.values())
+    def outputs(self, look: Look, names: Sequence[Hashable], pictures: Pictures) -> Tensor:
+        """Of the B pictures called `names`; for those that are not known, `look` is shown `pictures`."""
+        unknown = list({name: row for row, name in enumerate(names) if name not in self._known}.values())
         for start in range(0, len(unknown), _ROWS):
             rows = unknown[start : start + _ROWS]
-            made = tower(pictures[rows + rows[-1:] * (_ROWS - len(rows))])
-            self._known |= {keys[row]: out.clone() for row, out in zip(rows, made, strict=False)}
-        return torch.stack([self._known[key] for key in keys])
+            made = look(pictures(rows + rows[-1:] * (_ROWS - len(rows))))
+            self._known |= {names[row]: out.clone() for row, out in zip(rows, made, strict=False)}
+        return torch.stack([self._known[name] for name in names])
 
 
 @contextlib.contextmanager
-def frozen_towers_once(policy: PreTrainedPolicy, memory: PictureMemory | None = None) -> Iterator[None]:
+def frozen_towers_once(policy: PreTrainedPolicy, memory: PictureMemory) -> Iterator[See | None]:
     """Inside, the frozen towers of a multi_task_dit run once for each sentence and each picture.
 
-    memory: of pictures, to use again later. Pictures that are cropped at random, other types of policy, and
-    towers that learn: no change.
+    Yields what takes (names, pictures), as `PictureMemory.outputs`, and gives what the policy's batches hold
+    in place of pictures then. None where pictures stay what they are: they are cropped at random, each camera
+    has a tower of its own, the tower learns, there are no pictures, or it is another type of policy.
     """
     encoder = getattr(policy, "observation_encoder", None)
     if policy.config.type != "multi_task_dit" or encoder is None:
-        yield
+        yield None
         return
-    text, vision = encoder.text_encoder, encoder.vision_encoder
+    text, vision, changes = encoder.text_encoder, encoder.vision_encoder, (encoder.do_resize, encoder.do_crop)
     encoder.text_encoder = _KnownSentences(text)
-    cropped = policy.config.image_crop_shape is not None and policy.config.image_crop_is_random
+    cropped = encoder.do_crop and policy.config.image_crop_is_random
+    see: See | None = None
     if vision is not None and not cropped and not any(p.requires_grad for p in vision.parameters()):
-        encoder.vision_encoder = _KnownPictures(vision, PictureMemory() if memory is None else memory)
+        resize, crop = ([encoder.resize] if changes[0] else []), ([encoder.center_crop] if changes[1] else [])
+        memory.belongs_to(vision)
+        see = partial(memory.outputs, nn.Sequential(*resize, *crop, vision))
+        encoder.vision_encoder, encoder.do_resize, encoder.do_crop = nn.Identity(), False, False
     try:
-        yield
+        yield see
     finally:
         encoder.text_encoder, encoder.vision_encoder = text, vision
-
-
-class _KnownPictures(nn.Module):
-    """A frozen vision encoder whose outputs are remembered."""
-
-    def __init__(self, encoder: nn.Module, memory: PictureMemory) -> None:
-        super().__init__()
-        self.encoder, self._memory = encoder, memory
-        memory.belongs_to(encoder)
-
-    def forward(self, pictures: Tensor) -> Tensor:
-        return self._memory.outputs(self.encoder, pictures)
+        encoder.do_resize, encoder.do_crop = changes
 
 
 class _KnownSentences(nn.Module):

@@ -9,6 +9,8 @@ from valueguide.errors import ConfigError, DataError
 from valueguide.online.examples import policy_examples
 from valueguide.online.improve import ImproveSettings, PolicyImprover
 from valueguide.online.segments import STORES, Segment, segments_of
+from valueguide.policies.flow_loss import flow_losses
+from valueguide.policies.frozen_towers import PictureMemory, frozen_towers_once
 from valueguide.testing.tiny_models import ACTION_DIM, SENTENCES, STATE_DIM, make_tiny_policy
 
 HORIZON = 8
@@ -92,6 +94,27 @@ def test_a_run_is_a_function_of_its_seed(tmp_path):
         weights = np.ones(len(examples), np.float32)
         ends.append([loss for _, loss in PolicyImprover(tiny.adapter(), examples, weights, settings).train()])
     assert ends[0] == ends[1] != ends[2]
+
+
+def test_what_was_seen_once_stands_where_the_pictures_would(tiny):
+    """The same losses with and without memory, of states in two segments and back over their beginning."""
+    tiny.policy.observation_encoder.vision_encoder.requires_grad_(False)
+    examples = policy_examples([make_segment("offline", 0.1), make_segment("rollout", 0.2, seed=1)], HORIZON)
+    improver = PolicyImprover(
+        tiny.adapter(), examples, np.ones(len(examples), np.float32), ImproveSettings(steps=1)
+    )
+    rows, memory = np.array([0, 3, len(examples) - 1, 3]), PictureMemory()
+
+    def losses(see):
+        torch.manual_seed(0)
+        return flow_losses(tiny.policy, improver._frames(rows, see))
+
+    plain = losses(None)
+    with frozen_towers_once(tiny.policy, memory) as see:
+        for _ in range(2):
+            torch.testing.assert_close(losses(see), plain, atol=1e-5, rtol=0)
+    # Steps 0, 2, 3 and the last two, by two cameras.
+    assert len(memory) == 2 * 5
 
 
 def test_stores_are_drawn_by_their_ratios_whatever_their_size(tiny):
