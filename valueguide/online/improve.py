@@ -120,25 +120,26 @@ class PolicyImprover:
 
     def _frames(self, rows: Int64, see: See | None) -> list[dict[str, torch.Tensor]]:
         """see: of `frozen_towers_once`, whose outputs stand where pictures would."""
-        examples, cameras, frames = self.examples, self.policy.image_keys, []
+        examples, frames = self.examples, []
+        cameras = tuple(self.policy.cameras)
         for back in range(self.policy.history - 1, -1, -1):
             seen = examples.observations(rows, back)
-            frame = self._preprocessed(seen, () if see else tuple(cameras), examples.chunks[rows])
-            for camera, key in cameras.items() if see else ():
-
-                def pictures(
-                    part: list[int],
-                    seen: list[Observation] = seen,
-                    camera: str = camera,
-                    key: str = key,
-                ) -> torch.Tensor:
-                    return self._preprocessed([seen[row] for row in part], (camera,))[key]
-
-                frame[key] = see([(camera, *name) for name in examples.names(rows, back)], pictures)
+            frame = self._preprocessed(seen, () if see else cameras, examples.chunks[rows])
+            if see is not None:
+                names = examples.names(rows, back)
+                frame |= {self.policy.image_keys[c]: self._seen_once(see, names, seen, c) for c in cameras}
             frames.append(frame)
         device = frames[-1][ACTION].device
         frames[-1]["action_is_pad"] = torch.from_numpy(~examples.known[rows]).to(device)
         return frames
+
+    def _seen_once(
+        self, see: See, names: list[tuple[str, int]], seen: list[Observation], camera: str
+    ) -> torch.Tensor:
+        def pictures(rows: list[int]) -> torch.Tensor:
+            return self._preprocessed([seen[row] for row in rows], (camera,))[self.policy.image_keys[camera]]
+
+        return see([(camera, *name) for name in names], pictures)
 
     def _preprocessed(
         self, seen: list[Observation], cameras: Sequence[str], chunks: Float32 | None = None
