@@ -24,7 +24,7 @@ from valueguide.vlm.train_run import VlmRun
 EPISODES = 12
 START_S = 120.0
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
