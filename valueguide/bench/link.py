@@ -7,6 +7,7 @@ states, so that they can be compared in pairs.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -238,8 +239,6 @@ def _row(episode: Episode, stretch: float) -> dict[str, Any]:
 
 def digest(episode: Episode) -> str:
     """The same for two episodes exactly when every action of one is that of the other, bit for bit."""
-    import hashlib
-
     return hashlib.sha256(b"".join(step.action.tobytes() for step in episode.steps)).hexdigest()[:16]
 
 

@@ -72,7 +72,6 @@ def _kills(own: list[Row]) -> dict[str, Any]:
         "killed": len(own),
         "held_in_time": share(sum(row["held_in_time"] for row in own), len(own)),
         "resumed": share(sum(row["resume_s"] is not None for row in own), len(own)),
-        "ended": share(sum(row["success"] or row["truncated"] or row["terminated"] for row in own), len(own)),
         **{
             name: _quantiles([row[name] for row in own if row[name] is not None])
             for name in ("hold_s", "served_s", "resume_s")
@@ -103,8 +102,9 @@ def table(result: dict[str, Any]) -> str:
         if "killed" in found:
             hold, again = found["hold_s"], found["resume_s"]
             lines.append(
-                f"{name}: killed {found['killed']}, held in time {found['held_in_time']['count']}, "
-                f"latest after {hold['max']:.2f} s; went on {found['resumed']['count']}"
+                f"{name}: killed {found['killed']}, held in time {found['held_in_time']['count']}; "
+                + (f"latest after {hold['max']:.2f} s; " if hold else "")
+                + f"went on {found['resumed']['count']}"
                 + (f", median after {again['p50']:.1f} s" if again else "")
                 + f"; ended truncated {found['truncated']}"
             )

@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from valueguide.cli.common import progress_bar, shipped
-from valueguide.cli.device import usable_device
+from valueguide.cli.bench_models import guided_models
+from valueguide.cli.common import progress_bar
 from valueguide.errors import ConfigError, mismatch
 from valueguide.execution.help import RULES, HelpSettings
 from valueguide.execution.help_calibration import calibrate, requests, save_help
@@ -93,13 +93,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def _plan(args: argparse.Namespace) -> Any:
     from valueguide.cli.collect import suite_tasks
     from valueguide.cli.suites import resolve_suite
-    from valueguide.evaluation.arms import ArmSettings
     from valueguide.evaluation.help import HelpPlan
 
     if args.workers < 1:
         raise ConfigError(mismatch("--workers", "value", "1 or more", args.workers))
-    if len(args.critic) > 1:
-        raise ConfigError(mismatch("--critic", "folders", "one", len(args.critic)))
     if not 0.0 <= args.budget <= 1.0:
         raise ConfigError(mismatch("--budget", "value", "0 to 1", args.budget))
     replace(HelpSettings(), decisions=args.decisions, cooldown_steps=args.cooldown)  # refuses bad ones now
@@ -109,14 +106,7 @@ def _plan(args: argparse.Namespace) -> Any:
         episodes=args.per_task,
         calibration_seed=args.calibration_seed,
         test_seed=args.test_seed,
-        settings=ArmSettings(
-            policy=args.policy or shipped(args.suite, "policy"),
-            critic=args.critic[0] if args.critic else shipped(args.suite, "critic"),
-            k=args.k,
-            execute=args.execute,
-            aggregate=args.aggregate,
-            device=usable_device(args.device),
-        ),
+        settings=guided_models(args),
     )
 
 

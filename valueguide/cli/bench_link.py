@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from valueguide.cli.common import progress_bar, shipped
+from valueguide.cli.bench_models import guided_models
+from valueguide.cli.common import progress_bar
 from valueguide.errors import ConfigError, mismatch
 
 _TASKS = "close_drawer,pick_can,press_button"
@@ -51,7 +52,6 @@ def _plan(args: argparse.Namespace) -> Any:
     from valueguide.bench.link import CONDITIONS, LinkPlan
     from valueguide.cli.collect import suite_tasks
     from valueguide.cli.suites import resolve_suite
-    from valueguide.evaluation.arms import ArmSettings
 
     conditions = tuple(name.strip() for name in args.conditions.split(",") if name.strip())
     unknown = [name for name in conditions if name not in CONDITIONS]
@@ -69,8 +69,6 @@ def _plan(args: argparse.Namespace) -> Any:
     ):
         if not value >= low:
             raise ConfigError(mismatch(option, "value", f"{low} or more", value))
-    if len(args.critic) > 1:
-        raise ConfigError(mismatch("--critic", "folders", "one", len(args.critic)))
     suite = resolve_suite(args.suite)
     return LinkPlan(
         suite=args.suite,
@@ -78,13 +76,7 @@ def _plan(args: argparse.Namespace) -> Any:
         conditions=tuple(name for name in CONDITIONS if name in conditions),
         episodes=args.episodes,
         seed=args.seed,
-        settings=ArmSettings(
-            policy=args.policy or shipped(args.suite, "policy"),
-            critic=args.critic[0] if args.critic else shipped(args.suite, "critic"),
-            k=args.k,
-            execute=args.execute,
-            aggregate=args.aggregate,
-        ),
+        settings=guided_models(args),
         delay_s=1e-3 * args.delay_ms,
         jitter_s=1e-3 * args.jitter_ms,
         timeout_s=1e-3 * args.timeout_ms,

@@ -149,6 +149,8 @@ def test_kills_are_counted_among_those_that_happened() -> None:
     assert found["killed"] == 4 and found["held_in_time"]["count"] == 3 and found["held_in_time"]["of"] == 4
     assert found["hold_s"]["max"] == 0.9 and found["resumed"]["count"] == 4
     assert "latest after 0.90 s" in table({"killed": found})
+    never = [_moving("gone", 0, False, killed=True, **{**facts, "held_in_time": False, "hold_s": None})]
+    assert "held in time 0; went on 1" in table(report(never))
 
 
 def test_every_condition_of_an_episode_runs_next_to_the_others() -> None:
