@@ -182,14 +182,19 @@ def test_seconds_in_the_policy_and_their_share(monkeypatch):
     now = [100.0]
     monkeypatch.setattr("valueguide.online.targets.time.monotonic", lambda: now[0])
 
+    seen = []
+
     class Slow(FakeProposer):
         def propose(self, observations, k, seeds):
-            now[0] += 3.0
+            now[0] += 2.0
+            seen.append(targets.policy_s)  # as another thread reads it: a call that runs counts so far
+            now[0] += 1.0
             return super().propose(observations, k, seeds)
 
     targets = PolicyTargets(Slow(), k=1)
     targets.propose(make_batch([1]), OBSERVE)
     now[0] += 9.0
+    assert seen == [2.0]
     targets.propose(make_batch([1]), OBSERVE)
     assert targets.policy_s == 3 and targets.policy_share == pytest.approx(0.25)
 
