@@ -76,7 +76,11 @@ class VlmRun:
         self.pictures = EpisodePictures(datasets, camera)
         self.episodes = taught_episodes(datasets, self.pictures)
         self.taught, self.held = split(self.episodes)
-        self._related = tuple(related)
+        # Before anything is trained: what cannot be asked about is an error now.
+        self._asked, self._held_asked = (
+            Questions(part, self.episodes, self.pictures, settings.frames, tuple(related))
+            for part in (self.taught, self.held)
+        )
         size = size or VlmSize()
         instructions = sorted({episode.instruction for episode in self.episodes})
         self.model, self.processor = build_small_vlm(size, instructions, settings.seed)
@@ -120,13 +124,12 @@ class VlmRun:
             count(self.settings.sight_steps)
         phase = self._answering(saved, say)
         count(phase.step)
-        held = Questions(self.held, self.episodes, self.pictures, self.settings.frames, self._related)
         quality: dict[str, Any] = {}
         while True:
             ended = phase.step >= phase.steps
             if ended or (phase.step and phase.step % every == 0):
                 self._save(phase)
-                quality = self._measure(phase, held)
+                quality = self._measure(phase)
                 say(f"step {phase.step}: {_line(quality)}")
             if ended:
                 return {**self.facts, "quality": quality}
@@ -151,14 +154,13 @@ class VlmRun:
                 say(f"sight {phase.step}: held-out error {phase.error(_spread(self.held, 64)):.3f}")
 
     def _answering(self, saved: dict[str, Any], say: Say) -> AnswerPhase:
-        questions = Questions(self.taught, self.episodes, self.pictures, self.settings.frames, self._related)
         if saved.get("phase") == AnswerPhase.name:
             self._load_model(saved)
         phase = AnswerPhase(
             self.model,
             self._backend.encode,
             self.processor.tokenizer,
-            questions,
+            self._asked,
             self._features(say),
             self.settings,
         )
@@ -231,10 +233,10 @@ class VlmRun:
 
     # -- quality ---------------------------------------------------------------------------------
 
-    def _measure(self, phase: AnswerPhase, held: Questions) -> dict[str, Any]:
+    def _measure(self, phase: AnswerPhase) -> dict[str, Any]:
         """Writes the model to `out` and asks it as a user would."""
         self.model.eval()
-        quality: dict[str, Any] = {"losses": phase.held_out(held)}
+        quality: dict[str, Any] = {"losses": phase.held_out(self._held_asked)}
         save_small_vlm(self.out, self.model, self.processor, {**self.facts, "step": phase.step})
         quality |= ask_held_out(self.out, _spread(self.held, 45), self.pictures)
         facts = {**self.facts, "step": phase.step, "quality": quality}

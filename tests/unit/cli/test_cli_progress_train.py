@@ -50,6 +50,7 @@ def test_another_wording_is_no_wrong_instruction(dataset: Path) -> None:
     assert found == ["pull it", "pull it", "push it", "push it"]
 
 
+@pytest.mark.slow
 def test_a_model_is_trained_and_answers(dataset: Path, tmp_path: Path) -> None:
     few = ["--sight-steps", 2, "--read-steps", 1, "--steps", 2]
     options = [*few, "--batch-size", 2, "--frames", "3-4", "--tower", "none"]
