@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from valueguide.data.reader import EpisodeDataset
 from valueguide.errors import CheckpointError, ConfigError, DataError
-from valueguide.progress.estimate import AskSettings, GvlEstimator
 from valueguide.progress.local import TransformersBackend
 from valueguide.progress.parse import parse_answer, write_answer
 from valueguide.progress.prompt import Wording, build_request
@@ -312,24 +311,3 @@ def test_every_picture_counts(trained: Path) -> None:
             parts = list(request.prompt.parts)
             parts[i] = 255 - part
             assert not torch.allclose(reference, logits(parts), atol=1e-6)
-
-
-@pytest.mark.slow
-def test_a_little_training_tells_brightness(dataset: EpisodeDataset, tmp_path: Path) -> None:
-    """Real prompts, processor and `generate`: successes end high, failures low. JSON is learned later.
-
-    Brightness needs no reading before answering; with it, the form of answers takes longer than this.
-    """
-    run = _run(dataset, tmp_path, sight_steps=60, read_steps=0, steps=300, batch=8)
-    run.train(every=1000)
-    estimator = GvlEstimator(
-        TransformersBackend(str(tmp_path / "model")), AskSettings(1, reasks=0, wording=Wording("lines"))
-    )
-    finals = []
-    for episode in run.episodes[:2]:
-        positions = np.arange(0, LENGTH + 1, 2)
-        clip = Clip(run.pictures.take(episode.rows[positions]), episode.instruction, positions)
-        found = estimator.estimate(clip)
-        assert found.status == "ok"
-        finals.append(found.final)
-    assert finals[0] is not None and finals[1] is not None and finals[0] > 0.8 > 0.4 > finals[1]
