@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -109,9 +109,20 @@ class Engine:
         self.pause = threading.Lock()
         self._clock = clock
 
-    def answer(self, jobs: Sequence[Job]) -> list[Outcome]:
-        """One outcome a job, in order. What is wrong with one request is that request's error alone."""
-        with self.pause:
+    @overload
+    def answer(self, jobs: Sequence[Job]) -> list[Outcome]: ...
+
+    @overload
+    def answer(self, jobs: Sequence[Job], wait: bool) -> list[Outcome] | None: ...
+
+    def answer(self, jobs: Sequence[Job], wait: bool = True) -> list[Outcome] | None:
+        """One outcome a job, in order. What is wrong with one request is that request's error alone.
+
+        wait: for the end of a pause; otherwise None while there is one.
+        """
+        if not self.pause.acquire(blocking=wait):
+            return None
+        try:
             models, begun = self.models, self._clock()
             works = [_Work(job) for job in jobs]
             for part in _groups(works, lambda w: (w.request.candidates is not None, w.request.k)):
@@ -122,6 +133,8 @@ class Engine:
             for part in _groups(alive, lambda w: (_actions(w).shape, w.request.guided)):
                 self._score(models, part)
             return [self._outcome(models, work, begun, len(jobs)) for work in works]
+        finally:
+            self.pause.release()
 
     def _guard(self, work: _Work, step: Callable[..., None], *arguments: Any) -> None:
         """One step for one job; what it raises becomes that job's error."""

@@ -1,7 +1,8 @@
 """`Server`: takes requests from several robots, gives them to the engine in fair batches, sends the answers.
 
 One thread does all networking; the models run in another, so that pings are answered and requests taken
-while they think.
+while they think. Models that are known to answer at once run in the first one, too: to hand a request to
+another thread and its answer back would take longer than they do.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import queue
 import secrets
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from valueguide.errors import DataError, ValueguideError
 from valueguide.serving.access import Door, user_of
 from valueguide.serving.engine import Engine, Outcome
 from valueguide.serving.metrics import Metrics
+from valueguide.serving.pace import Pace
 from valueguide.serving.sessions import Job, Session, Sessions, describe
 from valueguide.transport.keys import ServerKeys
 from valueguide.transport.messages import (
@@ -38,6 +39,7 @@ from valueguide.transport.messages import (
     read_decide,
     welcome_body,
 )
+from valueguide.transport.sockets import poll, receive, send
 from valueguide.transport.wire import Limits, Message, decode, encode
 
 log = logging.getLogger("valueguide.serving")
@@ -88,7 +90,10 @@ class Server:
         self._busy = False
         self._drain_until = float("inf")
         self._next_housekeeping = 0.0
+        self._pace = Pace()
+        self._trouble: BaseException | None = None
         self._worker = threading.Thread(target=self._work, daemon=True, name="models")
+        self._network = threading.Thread(target=self._serve, daemon=True, name="network")
 
     # -- from outside ----------------------------------------------------------------------------
 
@@ -111,21 +116,34 @@ class Server:
         }
 
     def run(self) -> None:
-        """Serve, in the calling thread, until `stop` and the drain."""
+        """Serve until `stop` and the drain, however long the models take then."""
         self._worker.start()
-        poller = zmq.Poller()
-        poller.register(self._door.socket, zmq.POLLIN)
-        poller.register(self._woken, zmq.POLLIN)
+        self._network.start()
+        limit = float("inf")
+        while self._network.is_alive() and time.perf_counter() < limit:
+            self._network.join(_LAST_S)
+            if self._stop.is_set() and limit == float("inf"):
+                limit = time.perf_counter() + self.settings.drain_s + 2 * _LAST_S
+        if self._network.is_alive():
+            log.error("the models hang: left behind")
+        if self._trouble is not None:
+            raise self._trouble
+
+    def _serve(self) -> None:
+        """In the network's thread."""
+        readers = (self._door.socket, self._woken)
         try:
             while not self._finished():
-                ready = dict(poller.poll(self._timeout_ms()))
+                ready = poll(readers, self._timeout_ms())
                 if self._woken in ready:
                     self._woken.recv()
-                    self._send_outcomes()
+                    self._send_outcomes(*self._done.get())
                 if self._door.socket in ready:
                     self._receive()
                 self._begin()
                 self._keep_house()
+        except BaseException as error:  # for the thread that waits in `run`
+            self._trouble = error
         finally:
             self._batches.put(None)
             self._worker.join(_LAST_S)
@@ -152,19 +170,19 @@ class Server:
 
     def _receive(self) -> None:
         for _ in range(_BURST):
-            try:
-                identity, *frames = self._door.socket.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
-                return
+            identity, *frames = receive(self._door.socket)
             received_ns = time.monotonic_ns()
-            self.metrics.received.inc(sum(len(frame) for frame in frames))
             name = identity.bytes
-            user = user_of(frames[0]) if frames else ""
+            user = user_of(frames[0]) if frames and self._door.allowed is not None else ""
             try:
                 message = decode([frame.buffer for frame in frames], LIMITS)
                 self._handle(name, user, message, received_ns)
             except ValueguideError as error:
                 self._refuse(name, None, 0, received_ns, "message", str(error))
+            self.metrics.received.inc(sum(map(len, frames)))
+            # One robot alone has nobody to share a pass with: what else it sent can wait for the next round.
+            if len(self._sessions.by_identity) < 2 or not poll((self._door.socket,)):
+                return
 
     def _handle(self, identity: bytes, user: str, message: Message, received_ns: int) -> None:
         now = time.perf_counter()
@@ -240,10 +258,23 @@ class Server:
             session = self._sessions.find(job.identity, job.session, now)
             text = "its deadline passed before it was begun"
             self._refuse(job.identity, session, job.seq, job.received_ns, "late", text)
-        if batch:
+        if not batch:
+            return
+        models, begun = self.engine.models, time.perf_counter()
+        outcomes = self._answer(batch, wait=False) if self._pace.fast(models) else None
+        if outcomes is None:
             self._busy = True
-            self.metrics.batch.observe(len(batch))
             self._batches.put(batch)
+        else:
+            self._pace.took(models, time.perf_counter() - begun)
+            self._send_outcomes(batch, outcomes)
+
+    def _answer(self, jobs: list[Job], wait: bool) -> list[Outcome] | None:
+        """None while the models are being changed, unless it is to wait for that."""
+        try:
+            return self.engine.answer(jobs, wait)
+        except Exception as error:  # must reach the robots, not end the thread
+            return [error] * len(jobs)
 
     def _work(self) -> None:
         """In the models' thread."""
@@ -252,20 +283,19 @@ class Server:
         done.sndtimeo = 1000  # nobody listens any more when the end did not wait for this
         try:
             while (jobs := self._batches.get()) is not None:
-                try:
-                    outcomes = self.engine.answer(jobs)
-                except Exception as error:  # must reach the robots, not end the thread
-                    outcomes = [error] * len(jobs)
-                self._done.put((jobs, outcomes))
+                models, begun = self.engine.models, time.perf_counter()
+                outcomes = self._answer(jobs, wait=True)
+                self._pace.took(models, time.perf_counter() - begun)
+                self._done.put((jobs, outcomes or []))
                 done.send(b"")
         except zmq.Again:
             return
         finally:
             done.close(linger=0)
 
-    def _send_outcomes(self) -> None:
-        jobs, outcomes = self._done.get()
+    def _send_outcomes(self, jobs: list[Job], outcomes: list[Outcome]) -> None:
         self._busy = False
+        self.metrics.batch.observe(len(jobs))
         for job, outcome in zip(jobs, outcomes, strict=True):
             session = self._sessions.by_identity.get(job.identity)
             if session is None or session.number != job.session:
@@ -318,13 +348,13 @@ class Server:
         self._send(identity, self._reply(REFUSED, session, seq, received_ns, body))
 
     def _send(self, identity: bytes, message: Message) -> None:
-        frames: Sequence[Any] = encode(message)
+        frames = encode(message)
         try:
-            self._door.socket.send_multipart([identity, *frames], zmq.NOBLOCK, copy=False)
+            send(self._door.socket, (identity, *frames))
         except zmq.Again:  # a robot that does not read: its answers are dropped, it will ask again
             self.metrics.requests.labels("unread").inc()
             return
-        self.metrics.sent.inc(sum(len(frame) for frame in frames))
+        self.metrics.sent.inc(sum(map(len, frames)))
 
     def _keep_house(self) -> None:
         self.metrics.waiting.set(self._sessions.waiting)

@@ -38,10 +38,15 @@ class ClockOffset:
         round_trip = (t3 - t0) - (t2 - t1)
         if t3 < t0 or t2 < t1 or round_trip < 0:
             return
-        self._recent.append(Exchange(((t1 - t0) + (t2 - t3)) // 2, round_trip, t3))
-        while t3 - self._recent[0].at_ns > self._age_ns:
-            self._recent.popleft()
-        self._best = min(self._recent, key=lambda exchange: exchange.round_trip_ns)
+        new, recent = Exchange(((t1 - t0) + (t2 - t3)) // 2, round_trip, t3), self._recent
+        gone = [recent.popleft()] if len(recent) == recent.maxlen else []
+        recent.append(new)
+        while t3 - recent[0].at_ns > self._age_ns:
+            gone.append(recent.popleft())
+        if self._best is None or round_trip < self._best.round_trip_ns:
+            self._best = new
+        elif any(exchange is self._best for exchange in gone):
+            self._best = min(recent, key=lambda exchange: exchange.round_trip_ns)
 
     @property
     def offset_ns(self) -> int | None:

@@ -69,7 +69,8 @@ def array(
         if needed:
             raise DataError(mismatch("message", f"array {name!r}", f"{kind} numbers", "none"))
         return None
-    if found.dtype.name != kind or found.ndim != dimensions:
+    # Compared as dtypes: to name one takes numpy longer than all else here.
+    if found.dtype != kind or found.ndim != dimensions:
         have = f"{found.dtype.name} {found.shape}"
         raise DataError(mismatch("message", f"array {name!r}", f"{kind}, {dimensions} dimensions", have))
     return found

@@ -1,7 +1,11 @@
 """`ServerLink`: a robot's connection to a server, over which it asks ahead and waits with a deadline.
 
-A thread owns the socket. When an answer is missed the socket is thrown away, and a new connection begins with
-a new session: what was still under way cannot arrive any more, so an old chunk is never taken for a new one.
+A thread that waits for an answer does the link's work itself meanwhile: sends, receives, pings. While none
+waits, the link's own thread does. Whoever does it holds `_turn`, and so the socket, which ZeroMQ allows to
+one thread at a time.
+
+When an answer is missed the socket is thrown away, and a new connection begins with a new session: what was
+still under way cannot arrive any more, so an old chunk is never taken for a new one.
 When the connection is cut, or the server has forgotten the session, the link greets again by itself and asks
 what is open once more, until its deadline: a question is complete in itself, so nothing else is lost.
 """
@@ -11,10 +15,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import queue
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
+from typing import Any
 
 import zmq
 
@@ -36,11 +41,15 @@ from valueguide.transport.messages import (
     read_welcome,
 )
 from valueguide.transport.pending import Answer, Counters, LinkSettings, Pending
+from valueguide.transport.sockets import Sleep, poll, receive, send
 from valueguide.transport.wire import Message, decode, encode
 
 log = logging.getLogger("valueguide.transport")
-_WAKE = "inproc://asked"
 _QUEUE, _MAX_FRAME = 8, 1 << 25
+#: Seconds. The link's thread looks at least so often: a question nobody waits for ends up to that late.
+_LOOK_S = 0.1
+#: Who asks waits up to so long for a thread that is just about to end its turn.
+_SHORT_S = 0.005
 
 
 class ServerLink:
@@ -58,21 +67,20 @@ class ServerLink:
         self.welcome: Welcome | None = None
         self.trouble = "not connected yet"
         self._context = zmq.Context()
-        self._inbox: queue.SimpleQueue[Pending] = queue.SimpleQueue()
-        self._asked: deque[Pending] = deque()
-        self._open: dict[int, Pending] = {}
-        self._lock = threading.Lock()
+        self._inbox: deque[Pending] = deque()
         self._connected = threading.Event()
         self._closed = threading.Event()
-        self._waker: zmq.Socket[bytes] = self._context.socket(zmq.PUSH)
-        self._woken: zmq.Socket[bytes] = self._context.socket(zmq.PULL)
-        self._woken.bind(_WAKE)
-        self._waker.connect(_WAKE)
+        self._sleep = Sleep()
+        self._turn = threading.Lock()  # all below belongs to who has it
+        self._asked: deque[Pending] = deque()
+        self._open: dict[int, Pending] = {}
         self._socket: zmq.Socket[bytes] | None = None
         self._monitor: zmq.Socket[bytes] | None = None
+        self._readers: tuple[Any, ...] = (self._sleep.wake_fd,)
         self._session, self._seq = 0, 0
         self._stamps: dict[int, int] = {}
-        self._last_heard = self._last_ping = self._opened = -math.inf
+        self._last_heard = self._last_ping = self._opened = self._due = -math.inf
+        self._ended = self._driven = False
         if settings.keys is not None:  # so that damaged keys are said here and not in the thread
             with self._context.socket(zmq.DEALER) as probe:
                 use_client_keys(probe, settings.keys)
@@ -93,21 +101,20 @@ class ServerLink:
         The request's arrays must not change until it is answered.
         """
         now = time.monotonic()
-        pending = Pending(request, now, now + (timeout_s or self.settings.timeout_s))
-        if self._closed.is_set():
-            pending.finish(error=LinkError("server: the link is closed"))
-            return pending
-        self._inbox.put(pending)
-        self._wake()
+        pending = Pending(request, now, now + (timeout_s or self.settings.timeout_s), self._drive)
+        self._inbox.append(pending)
+        # Raw pictures are sent from here; to compress them takes too long for who only asks.
+        here = self.settings.pictures == "raw" and not self._driven
+        if not (here and self._in_turn(self._send_asked, _SHORT_S)):
+            self._sleep.wake()
         return pending
 
     def close(self) -> None:
         """Says goodbye. Open questions end with LinkError."""
         if not self._closed.is_set():
             self._closed.set()
-            self._wake()
+            self._sleep.wake()
             self._thread.join()
-            self._waker.close()
             self._context.term()
 
     def __enter__(self) -> ServerLink:
@@ -116,31 +123,76 @@ class ServerLink:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _wake(self) -> None:
-        # Full: the thread has been told often enough.
-        with self._lock, contextlib.suppress(zmq.Again):
-            self._waker.send(b"", zmq.NOBLOCK)
+    # -- whose turn it is ------------------------------------------------------------------------
 
-    # -- in the link's thread --------------------------------------------------------------------
+    def _in_turn(self, work: Callable[[], None], wait_s: float) -> bool:
+        """Do it, unless another thread keeps the turn for longer than that; -1: however long."""
+        if not self._turn.acquire(timeout=wait_s):
+            return False
+        try:
+            work()
+        except (
+            BaseException
+        ):  # a Ctrl-C, say between two frames: the next message must not be appended to these
+            self._give_up("interrupted")
+            raise
+        finally:
+            self._turn.release()
+        return True
+
+    def _drive(self, pending: Pending) -> None:
+        """In the thread that waits for it: the link's work until it is done, if no other thread does it."""
+        if self._driven:
+            return
+        wait_s = max(0.0, pending.deadline - time.monotonic())
+        self._in_turn(lambda: self._drive_until(pending), wait_s)
+
+    def _drive_until(self, pending: Pending) -> None:
+        self._driven = True
+        self._sleep.hush(True)
+        try:
+            while not pending.done and not self._closed.is_set():
+                self._look_after()
+                # Rounded up: a poll that ends just before its time would spin.
+                self._take_news(math.ceil(1e3 * min(1.0, max(0.0, self._due - time.monotonic()))))
+        finally:
+            self._driven = False
+            self._sleep.hush(False)
+        self._send_asked()
 
     def _run(self) -> None:
+        """The link's own thread, for while nobody waits."""
         try:
+            self._in_turn(self._look_after, -1)
             while not self._closed.is_set():
-                self._connect_if_due()
-                self._send_asked()
-                self._wait()
-                self._receive()
-                self._check_deadlines()
+                # Not 0, lest it spins while the thread that has the turn is about to do what is due.
+                woken = self._sleep.sleep(min(_LOOK_S, max(1e-3, self._due - time.monotonic())))
+                # Who has the turn is also told; so waiting for its end instead of sleeping loses nothing.
+                self._in_turn(self._work, -1 if woken else 0)
         finally:
-            self._end()
+            self._in_turn(self._end, -1)
+
+    def _work(self) -> None:
+        self._take_news()
+        self._look_after()
+
+    def _look_after(self) -> None:
+        """All but waiting and receiving, and when it is to be done next."""
+        self._check_deadlines()
+        self._connect_if_due()
+        self._send_asked()
+        due = (
+            self._last_ping + self.settings.ping_s if self._session else self._opened + self.settings.retry_s
+        )
+        self._due = min([due, *[p.deadline for p in (*self._open.values(), *self._asked)]])
 
     def _end(self) -> None:
         if self._session and self._socket is not None:
             with contextlib.suppress(zmq.Again):
                 self._send(BYE)
-        self._look_into_inbox()
-        self._give_up("the link is closed", linger_ms=200)
-        self._woken.close()
+        self._ended = True
+        self._send_asked()
+        self._sleep.close()
 
     def _connect_if_due(self) -> None:
         now = time.monotonic()
@@ -164,22 +216,26 @@ class ServerLink:
         # ZeroMQ would connect again behind our back, to a server that does not know the session there.
         self._monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         socket.connect(self.settings.endpoint)
+        self._readers = (socket, self._monitor, self._sleep.wake_fd)
+        self._sleep.watch(socket, self._monitor)
         return socket
 
     def _give_up(self, why: str, linger_ms: int = 0) -> None:
         """The connection, and everything that was asked over it."""
+        self._sleep.watch()
         if self._socket is not None and self._monitor is not None:
             self._socket.disable_monitor()
             self._monitor.close()
             self._socket.close(linger=linger_ms)
         self._socket, self._monitor, self._session = None, None, 0
         self._connected.clear()
+        self._readers = (self._sleep.wake_fd,)
         self.trouble = why
         self._stamps.clear()
         for pending in self._open.values():
             pending.finish(error=LinkError(f"server {self.settings.endpoint}: {why}"))
         self._open.clear()
-        if self._closed.is_set():
+        if self._ended:
             while self._asked:
                 self._asked.popleft().finish(error=LinkError(f"server {self.settings.endpoint}: {why}"))
 
@@ -211,13 +267,17 @@ class ServerLink:
             arrays=arrays,
         )
         frames = encode(message, self.settings.pictures if pending else "raw")
-        self._socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
+        send(self._socket, frames)
         self._stamps[self._seq] = sent_ns
         if pending is not None:
             pending.seq, pending.sent_ns = self._seq, sent_ns
             self._open[self._seq] = pending
 
     def _send_asked(self) -> None:
+        while self._inbox:
+            self._asked.append(self._inbox.popleft())
+        if self._ended:
+            self._give_up("the link is closed", linger_ms=200)
         while self._session and self._asked:
             pending = self._asked.popleft()
             try:
@@ -228,29 +288,6 @@ class ServerLink:
                 self.counters.missed += 1
                 pending.finish(error=LinkError(f"server {self.settings.endpoint}: takes no more messages"))
                 self._give_up("takes no more messages")
-
-    def _wait(self) -> None:
-        now = time.monotonic()
-        until = min([p.deadline for p in (*self._open.values(), *self._asked)], default=math.inf)
-        if self._session:
-            until = min(until, self._last_ping + self.settings.ping_s)
-        else:
-            until = min(until, self._opened + self.settings.retry_s)
-        poller = zmq.Poller()
-        poller.register(self._woken, zmq.POLLIN)
-        for socket in (self._socket, self._monitor):
-            if socket is not None:
-                poller.register(socket, zmq.POLLIN)
-        # Rounded up: a poll that ends just before its time would spin.
-        poller.poll(math.ceil(1e3 * min(1.0, max(0.0, until - now))))
-        while self._woken.poll(0):
-            self._woken.recv()
-        self._look_into_inbox()
-
-    def _look_into_inbox(self) -> None:
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._asked.append(self._inbox.get_nowait())
 
     def _check_deadlines(self) -> None:
         now, settings = time.monotonic(), self.settings
@@ -275,25 +312,30 @@ class ServerLink:
 
     # -- what comes ------------------------------------------------------------------------------
 
-    def _receive(self) -> None:
-        self._receive_messages()
-        if self._monitor is not None and self._monitor.poll(0):
-            self._monitor.recv_multipart()
+    def _take_news(self, timeout_ms: int = 0) -> None:
+        """What is there, or comes in that time."""
+        ready = poll(self._readers, timeout_ms)
+        monitor = self._monitor
+        if self._sleep.wake_fd in ready:
+            self._sleep.heard()
+        if self._socket is not None and self._socket in ready:
+            self._receive(self._socket)
+        if monitor is not None and monitor is self._monitor and monitor in ready:
+            receive(monitor)
             if self._session:
                 self._greet_again("the connection was cut")
 
-    def _receive_messages(self) -> None:
-        while self._socket is not None:
-            try:
-                frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
-                return
-            now_ns = time.monotonic_ns()
+    def _receive(self, socket: zmq.Socket[bytes]) -> None:
+        """All that waits: a socket whose messages were not all taken does not end a sleep."""
+        while True:
+            frames, now_ns = receive(socket), time.monotonic_ns()
             try:
                 self._take(decode([frame.buffer for frame in frames]), now_ns)
             except DataError as error:
                 self.trouble = f"refused: {error}"
                 self.counters.dropped += 1
+            if socket is not self._socket or not poll((socket,)):
+                return
 
     def _take(self, message: Message, now_ns: int) -> None:
         if self._session:

@@ -121,12 +121,25 @@ def decide_message(request: DecideRequest) -> tuple[dict[str, Any], dict[str, An
         for camera, image in observation.images.items():
             arrays[f"{number}/images/{camera}"] = image
         window.append({"task": observation.task, "stamp_ns": observation.stamp_ns})
-    for name in ("committed", "increments", "candidates"):
-        if getattr(request, name) is not None:
-            arrays[name] = getattr(request, name)
-    copied = ("seed", "k", "beta", "execute", "aggregate", "spread_limit", "shadow", "guided", "absolute")
-    body = {name: getattr(request, name) for name in copied}
-    body |= {"window": window, "want_candidates": request.want_candidates}
+    if request.committed is not None:
+        arrays["committed"] = request.committed
+    if request.increments is not None:
+        arrays["increments"] = request.increments
+    if request.candidates is not None:
+        arrays["candidates"] = request.candidates
+    body = {
+        "seed": request.seed,
+        "k": request.k,
+        "beta": request.beta,
+        "execute": request.execute,
+        "aggregate": request.aggregate,
+        "spread_limit": request.spread_limit,
+        "shadow": request.shadow,
+        "guided": request.guided,
+        "absolute": request.absolute,
+        "window": window,
+        "want_candidates": request.want_candidates,
+    }
     if math.isfinite(request.deadline_s):
         body["deadline_s"] = request.deadline_s
     return body, arrays
@@ -197,17 +210,21 @@ def decision_message(reply: DecideReply) -> tuple[dict[str, Any], dict[str, Any]
         arrays["q"] = decision.scores.q
     if reply.candidates is not None:
         arrays["candidates"] = reply.candidates.actions
-    body = {name: getattr(decision, name) for name in ("index", "reason", "preferred", "seed", "latency_s")}
-    copied = (
-        "executed_length",
-        "policy_version",
-        "critic_version",
-        "policy_s",
-        "critic_s",
-        "queue_s",
-        "batch",
-    )
-    return body | {name: getattr(reply, name) for name in copied}, arrays
+    body = {
+        "index": decision.index,
+        "reason": decision.reason,
+        "preferred": decision.preferred,
+        "seed": decision.seed,
+        "latency_s": decision.latency_s,
+        "executed_length": reply.executed_length,
+        "policy_version": reply.policy_version,
+        "critic_version": reply.critic_version,
+        "policy_s": reply.policy_s,
+        "critic_s": reply.critic_s,
+        "queue_s": reply.queue_s,
+        "batch": reply.batch,
+    }
+    return body, arrays
 
 
 def read_decision(message: Message) -> DecideReply:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from valueguide.errors import LinkError
 from valueguide.transport.keys import ClientKeys
@@ -44,33 +45,41 @@ class Answer:
     network_s: float
 
 
-@dataclass
 class Pending:
     """A question under way. deadline: monotonic seconds. repeats: how often it was asked again, in a new
     session because the one it was asked in was lost."""
 
-    request: DecideRequest
-    asked: float
-    deadline: float
-    seq: int = 0
-    sent_ns: int = 0
-    repeats: int = 0
-    _news: threading.Event = field(default_factory=threading.Event)
-    _answer: Answer | None = None
-    _error: Exception | None = None
-
-    @property
-    def done(self) -> bool:
-        return self._news.is_set()
+    def __init__(
+        self,
+        request: DecideRequest,
+        asked: float,
+        deadline: float,
+        drive: Callable[[Pending], None] = lambda pending: None,
+    ) -> None:
+        """drive: lets the thread that waits for this do the link's work itself, if no other does."""
+        self.request, self.asked, self.deadline = request, asked, deadline
+        self.seq = self.sent_ns = self.repeats = 0
+        self.done = False
+        self._drive = drive
+        # A lock, held until there is an answer: an Event is three objects more for every question.
+        self._open = threading.Lock()
+        self._open.acquire()
+        self._answer: Answer | None = None
+        self._error: Exception | None = None
 
     def result(self) -> Answer:
         """Waits for the answer, at the longest until the deadline.
 
         Raises LinkError when none came or the server refused, DataError when the answer is damaged.
         """
-        # The link's thread ends it at the deadline; the slack is for a thread that got no processor.
-        if not self._news.wait(max(0.0, self.deadline - time.monotonic()) + 1.0):
-            raise LinkError("server: no answer, and the link's thread does not run")
+        if not self.done:
+            self._drive(self)
+        if not self.done:
+            # Another thread does the link's work and ends this at the deadline; the slack is for one that
+            # got no processor.
+            if not self._open.acquire(timeout=max(0.0, self.deadline - time.monotonic()) + 1.0):
+                raise LinkError("server: no answer, and the link's thread does not run")
+            self._open.release()  # for others who wait for the same
         if self._error is not None:
             raise self._error
         assert self._answer is not None
@@ -78,8 +87,10 @@ class Pending:
 
     def finish(self, answer: Answer | None = None, error: Exception | None = None) -> None:
         """Once, by the link."""
-        self._answer, self._error = answer, error
-        self._news.set()
+        if not self.done:
+            self._answer, self._error = answer, error
+            self.done = True
+            self._open.release()
 
 
 @dataclass

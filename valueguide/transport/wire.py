@@ -7,9 +7,9 @@ size was checked against `Limits`; whatever arrives, `decode` returns a message 
 from __future__ import annotations
 
 import math
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import msgpack
@@ -28,8 +28,8 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "f4": np.dtype("<f4"),
     "f8": np.dtype("<f8"),
 }
-_NAMES = {(dtype.kind, dtype.itemsize): name for name, dtype in DTYPES.items()}
-_PRELUDE = struct.Struct(">3sB")
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_PREFIX = MAGIC + bytes([VERSION])
 _WHERE = "message"
 _MAX_DIMENSIONS = 4
 _MAX_NAME, _MAX_DEPTH, _MAX_ITEMS = 128, 8, 256
@@ -39,6 +39,9 @@ _COPY_BELOW = 4096
 Frame = bytes | memoryview
 #: A tuple, made once: to make a union of types for every value takes longer than all other checks together.
 _PLAIN = (str, int, float, bool, type(None))
+_PLAIN_TYPES, _TEXT, _WHOLE = frozenset(_PLAIN), frozenset({str}), frozenset({int})
+_NESTED = (dict, list, tuple)
+_TOO_LARGE = 1 << 63
 
 
 @dataclass(frozen=True)
@@ -89,21 +92,33 @@ def encode(message: Message, pictures: str = "raw", limits: Limits = LIMITS) -> 
     """
     if pictures not in PICTURES:
         raise DataError(mismatch(_WHERE, "picture encoding", f"one of {', '.join(PICTURES)}", repr(pictures)))
-    table, frames = [], []
+    if len(message.arrays) > limits.frames:
+        raise DataError(mismatch(_WHERE, "arrays", f"at most {limits.frames}", len(message.arrays)))
+    table, frames = [], [b""]
     for name, array in message.arrays.items():
-        entry, frame = _pack_array(name, np.asarray(array), pictures)
+        entry, frame = _pack_array(name, np.asarray(array), pictures, limits)
         table.append(entry)
         frames.append(frame)
-    header: dict[str, Any] = {"kind": message.kind}
-    header |= {key: getattr(message, key) for key in _NUMBERS}
-    header |= {"offset_ns": message.offset_ns, "body": dict(message.body), "arrays": table}
+    header = {
+        "kind": message.kind,
+        "session": message.session,
+        "seq": message.seq,
+        "answers": message.answers,
+        "sent_ns": message.sent_ns,
+        "received_ns": message.received_ns,
+        "deadline_ns": message.deadline_ns,
+        "offset_ns": message.offset_ns,
+        "body": dict(message.body),
+        "arrays": table,
+    }
     try:
-        packed = _PRELUDE.pack(MAGIC, VERSION) + msgpack.packb(header)
+        frames[0] = _PREFIX + msgpack.packb(header)
     except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{_WHERE}: body: cannot be packed: {error}") from None
-    _check_sizes([packed, *frames], limits)
-    _checked_header(packed, limits)
-    return [packed, *frames]
+    # What was to be packed, and not what was: to unpack it again took half of the time of all this.
+    _check_fields(header)
+    _check_sizes(frames, limits)
+    return frames
 
 
 def decode(frames: Sequence[Frame], limits: Limits = LIMITS) -> Message:
@@ -123,11 +138,16 @@ def decode(frames: Sequence[Frame], limits: Limits = LIMITS) -> Message:
             raise DataError(mismatch(_WHERE, "array names", "each once", f"{name!r} twice"))
         arrays[name] = _unpack_array(name, dtype, shape, encoding, frame)
     return Message(
-        kind=header["kind"],
-        offset_ns=header["offset_ns"],
-        body=header["body"],
-        arrays=arrays,
-        **{key: header[key] for key in _NUMBERS},
+        header["kind"],
+        header["session"],
+        header["seq"],
+        header["answers"],
+        header["sent_ns"],
+        header["received_ns"],
+        header["deadline_ns"],
+        header["offset_ns"],
+        header["body"],
+        arrays,
     )
 
 
@@ -136,7 +156,7 @@ def _check_sizes(frames: Sequence[Frame], limits: Limits) -> None:
         raise DataError(mismatch(_WHERE, "array frames", f"at most {limits.frames}", len(frames) - 1))
     if len(frames[0]) > limits.header:
         raise DataError(mismatch(_WHERE, "header", f"at most {limits.header} bytes", len(frames[0])))
-    total = sum(len(frame) for frame in frames)
+    total = sum(map(len, frames))
     if total > limits.total:
         raise DataError(mismatch(_WHERE, "size", f"at most {limits.total} bytes", total))
 
@@ -146,29 +166,43 @@ _Entry = tuple[str, np.dtype[Any], tuple[int, ...], str]
 
 def _checked_header(packed: bytes, limits: Limits) -> tuple[dict[str, Any], list[_Entry]]:
     """The header with every known field of the right type, and its table of arrays."""
-    if len(packed) < _PRELUDE.size or packed[:3] != MAGIC:
+    if len(packed) < len(_PREFIX) or packed[:3] != MAGIC:
         raise DataError(mismatch(_WHERE, "first bytes", MAGIC, bytes(packed[:3])))
     if packed[3] != VERSION:
         hint = "Install the same version of valueguide on both sides"
         raise DataError(mismatch(_WHERE, "wire version", VERSION, packed[3], hint))
-    header = _unpack_header(packed[_PRELUDE.size :])
-    kind = header.get("kind")
-    if not isinstance(kind, str) or not 0 < len(kind) <= _MAX_NAME:
-        raise DataError(mismatch(_WHERE, "kind", "a short word", type(kind).__name__))
-    for key in _NUMBERS:
-        header[key] = _whole(key, header.get(key, 0), 0)
-    offset = header.get("offset_ns")
-    header["offset_ns"] = None if offset is None else _whole("offset_ns", offset, -(1 << 63))
-    body = header.setdefault("body", {})
-    if not isinstance(body, dict):
-        raise DataError(mismatch(_WHERE, "body", "a map", type(body).__name__))
-    _check_body(body, 1)
+    header = _unpack_header(packed[len(_PREFIX) :])
+    _check_fields(header)
     table = header.get("arrays", [])
     if not isinstance(table, list) or len(table) > limits.frames:
         raise DataError(
             mismatch(_WHERE, "arrays", f"a list of at most {limits.frames}", type(table).__name__)
         )
     return header, [_checked_entry(entry, limits) for entry in table]
+
+
+def _check_fields(header: dict[str, Any]) -> None:
+    """All but the table of arrays; what is missing gets its default."""
+    kind = header.get("kind")
+    if not isinstance(kind, str) or not 0 < len(kind) <= _MAX_NAME:
+        raise DataError(mismatch(_WHERE, "kind", "a short word", type(kind).__name__))
+    numbers = [header.setdefault(key, 0) for key in _NUMBERS]
+    # Types first: they also tell a bool from an int. All at once, because a loop of ours takes longer.
+    if set(map(type, numbers)) != _WHOLE or min(numbers) < 0 or max(numbers) >= _TOO_LARGE:
+        for key, value in zip(_NUMBERS, numbers, strict=True):
+            if type(value) is not int or not 0 <= value < _TOO_LARGE:
+                _refuse_number(key, value, 0)
+    offset = header.setdefault("offset_ns", None)
+    if offset is not None and (type(offset) is not int or not -_TOO_LARGE <= offset < _TOO_LARGE):
+        _refuse_number("offset_ns", offset, -_TOO_LARGE)
+    body = header.setdefault("body", {})
+    if not isinstance(body, dict):
+        raise DataError(mismatch(_WHERE, "body", "a map", type(body).__name__))
+    _check_body(body, 1)
+
+
+def _refuse_number(key: str, value: Any, low: int) -> None:
+    raise DataError(mismatch(_WHERE, key, f"a whole number from {low} below 2^63", repr(value)[:40]))
 
 
 def _unpack_header(packed: bytes) -> dict[str, Any]:
@@ -191,66 +225,95 @@ def _unpack_header(packed: bytes) -> dict[str, Any]:
     return header
 
 
-def _whole(key: str, value: Any, low: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value < 1 << 63:
-        raise DataError(mismatch(_WHERE, key, f"a whole number from {low} below 2^63", repr(value)[:40]))
-    return value
-
-
 def _check_body(value: Any, depth: int) -> None:
     """Only JSON-like values with text as keys, not deeply nested: what every receiver can walk."""
     if depth > _MAX_DEPTH:
         raise DataError(mismatch(_WHERE, "body", f"at most {_MAX_DEPTH} levels", "more"))
-    deepest = depth == _MAX_DEPTH
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if not isinstance(key, str):
+    if isinstance(value, _NESTED):
+        if len(value) > _MAX_ITEMS:
+            raise DataError(mismatch(_WHERE, "body", f"at most {_MAX_ITEMS} items", len(value)))
+        if isinstance(value, dict):
+            if not _TEXT.issuperset(map(type, value)):
                 raise DataError(mismatch(_WHERE, "body", "text as keys", "other keys"))
-            if deepest or not isinstance(item, _PLAIN):
-                _check_body(item, depth + 1)
-    elif isinstance(value, list):
-        for item in value:
-            if deepest or not isinstance(item, _PLAIN):
-                _check_body(item, depth + 1)
+            value = value.values()
+        if depth == _MAX_DEPTH or not _PLAIN_TYPES.issuperset(map(type, value)):
+            for item in value:
+                if depth == _MAX_DEPTH or type(item) not in _PLAIN_TYPES:
+                    _check_body(item, depth + 1)
     elif not isinstance(value, _PLAIN):
         raise DataError(mismatch(_WHERE, "body", "JSON-like values", type(value).__name__))
 
 
 def _checked_entry(entry: Any, limits: Limits) -> _Entry:
+    """An entry of the table. Those of one robot are the same each time, so the last good ones are kept."""
     if not isinstance(entry, dict):
         raise DataError(mismatch(_WHERE, "arrays", "maps", type(entry).__name__))
     name, dtype, shape = entry.get("name"), entry.get("dtype"), entry.get("shape")
     encoding = entry.get("encoding", "raw")
+    if type(shape) is list and len(shape) <= _MAX_DIMENSIONS:
+        try:
+            return _known_entry(limits.elements, name, dtype, encoding, *shape)
+        except TypeError:  # a list or a map where none belongs: as below
+            pass
+    return _check_entry(limits.elements, name, dtype, encoding, shape)
+
+
+@lru_cache(maxsize=256, typed=True)
+def _known_entry(elements: int, name: Any, dtype: Any, encoding: Any, *shape: Any) -> _Entry:
+    return _check_entry(elements, name, dtype, encoding, list(shape))
+
+
+def _check_entry(elements: int, name: Any, dtype: Any, encoding: Any, shape: Any) -> _Entry:
     if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME:
         raise DataError(mismatch(_WHERE, "array name", f"1 to {_MAX_NAME} characters", repr(name)[:40]))
-    where = f"{_WHERE}: array {name!r}"
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise DataError(mismatch(where, "dtype", f"one of {', '.join(DTYPES)}", repr(dtype)[:40]))
+        raise _unfit(name, "dtype", f"one of {', '.join(DTYPES)}", dtype)
     if not isinstance(encoding, str) or encoding not in PICTURES:
-        raise DataError(mismatch(where, "encoding", f"one of {', '.join(PICTURES)}", repr(encoding)[:40]))
+        raise _unfit(name, "encoding", f"one of {', '.join(PICTURES)}", encoding)
     if not isinstance(shape, list) or len(shape) > _MAX_DIMENSIONS:
-        raise DataError(mismatch(where, "shape", f"at most {_MAX_DIMENSIONS} sizes", repr(shape)[:40]))
+        raise _unfit(name, "shape", f"at most {_MAX_DIMENSIONS} sizes", shape)
     for size in shape:
-        if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= limits.elements:
-            raise DataError(mismatch(where, "shape", f"sizes up to {limits.elements}", repr(size)[:40]))
-    if math.prod(shape) > limits.elements:
-        raise DataError(mismatch(where, "elements", f"at most {limits.elements}", shape))
+        if type(size) is not int or not 0 <= size <= elements:
+            raise _unfit(name, "shape", f"sizes up to {elements}", size)
+    if math.prod(shape) > elements:
+        raise _unfit(name, "elements", f"at most {elements}", shape)
     if encoding != "raw" and (dtype != "u1" or len(shape) != 3 or shape[2] != 3):
-        raise DataError(mismatch(where, f"{encoding} of", "u1 (height, width, 3)", f"{dtype} {shape}"))
+        raise _unfit(name, f"{encoding} of", "u1 (height, width, 3)", f"{dtype} {shape}")
     return name, DTYPES[dtype], tuple(shape), encoding
 
 
-def _pack_array(name: str, array: NDArray[Any], pictures: str) -> tuple[dict[str, Any], Frame]:
-    dtype = _NAMES.get((array.dtype.kind, array.dtype.itemsize))
-    if dtype is None:
-        raise DataError(mismatch(f"array {name!r}", "dtype", f"one of {', '.join(DTYPES)}", array.dtype))
-    is_picture = dtype == "u1" and array.ndim == 3 and array.shape[2] == 3 and array.size
-    encoding = pictures if is_picture else "raw"
-    entry = {"name": name, "dtype": dtype, "shape": list(array.shape), "encoding": encoding}
-    if encoding != "raw":
-        return entry, encode_picture(array, encoding)
-    plain = np.ascontiguousarray(array, DTYPES[dtype])
+def _unfit(name: str, what: str, expected: str, found: Any) -> DataError:
+    return DataError(mismatch(f"{_WHERE}: array {name!r}", what, expected, repr(found)[:40]))
+
+
+def _pack_array(
+    name: str, array: NDArray[Any], pictures: str, limits: Limits
+) -> tuple[dict[str, Any], Frame]:
+    entry = _entry_for(limits.elements, name, array.dtype, pictures, array.shape)
+    if entry["encoding"] != "raw":
+        return entry, encode_picture(array, entry["encoding"])
+    plain = np.ascontiguousarray(array, DTYPES[entry["dtype"]])
     return entry, plain.reshape(-1).view(np.uint8).data if plain.size else b""
+
+
+@lru_cache(maxsize=256)
+def _entry_for(
+    elements: int, name: str, kind: np.dtype[Any], pictures: str, shape: tuple[int, ...]
+) -> dict[str, Any]:
+    """What the table says of such an array, also the next time; not to be changed."""
+    # A machine's own byte order is found at once, another one without it.
+    dtype = _NAMES.get(kind) or _NAMES.get(kind.newbyteorder("<"))
+    if dtype is None:
+        raise DataError(mismatch(f"array {name!r}", "dtype", f"one of {', '.join(DTYPES)}", kind))
+    is_picture = dtype == "u1" and len(shape) == 3 and shape[2] == 3 and all(shape)
+    entry = {
+        "name": name,
+        "dtype": dtype,
+        "shape": list(shape),
+        "encoding": pictures if is_picture else "raw",
+    }
+    _check_entry(elements, name, dtype, entry["encoding"], entry["shape"])
+    return entry
 
 
 def _unpack_array(
@@ -262,4 +325,4 @@ def _unpack_array(
     if len(frame) != wanted:
         raise DataError(mismatch(f"{_WHERE}: array {name!r}", "bytes", wanted, len(frame)))
     content = bytes(frame) if len(frame) < _COPY_BELOW else frame
-    return np.frombuffer(content, dtype).reshape(shape)
+    return np.ndarray(shape, dtype, content)

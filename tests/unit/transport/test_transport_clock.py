@@ -55,3 +55,12 @@ def test_the_truth_is_within_half_of_the_round_trip(
     assert clock.offset_ns is not None and clock.round_trip_ns is not None
     assert clock.round_trip_ns == min(there + back for there, _, back in exchanges)
     assert abs(clock.offset_ns - offset) <= clock.round_trip_ns / 2 + 1
+
+
+def test_the_best_exchange_is_believed_until_it_falls_out_of_the_window() -> None:
+    clock = ClockOffset(window=3)
+    trips = [50, 10, 40, 30, 60, 10, 70]
+    for number, trip in enumerate(trips):
+        start = 1000 * number
+        clock.add(start, start + trip // 2 + 7, start + trip // 2 + 7, start + trip)
+        assert clock.round_trip_ns == min(trips[max(0, number - 2) : number + 1])

@@ -246,6 +246,60 @@ def test_too_much_is_refused() -> None:
             decode([bytes(f) for f in encode(message)], limits)
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        Message(""),
+        Message("x" * 129),
+        Message("x", seq=-1),
+        Message("x", seq=1 << 63),
+        Message("x", session=True),
+        Message("x", sent_ns=0.5),  # type: ignore[arg-type]
+        Message("x", offset_ns=-(1 << 63) - 1),
+        Message("x", body={"a": b"bytes"}),
+        Message("x", body={1: "a"}),  # type: ignore[dict-item]
+        Message("x", body={"a": [[[[[[[[1]]]]]]]]}),
+        Message("x", body={"a": {"b": ({1: 2},)}}),
+        Message("x", body={"a": list(range(257))}),
+        Message("x", body={str(number): 0 for number in range(257)}),
+        Message("x", arrays={"": np.zeros(1)}),
+        Message("x", arrays={"n" * 129: np.zeros(1)}),
+        Message("x", arrays={"a": np.zeros((1, 1, 1, 1, 1))}),
+        Message("x", arrays={str(number): np.zeros(1) for number in range(65)}),
+    ],
+)
+def test_what_a_receiver_would_refuse_is_not_sent(message: Message) -> None:
+    for _ in range(2):  # what is remembered of arrays changes nothing
+        with pytest.raises(DataError):
+            encode(message)
+
+
+def test_what_is_packed_as_something_else_is_taken_as_that() -> None:
+    body = {"a": (1, [2.5, None]), "b": np.float64(0.5), "c": {}}
+    sent = decode(
+        [bytes(f) for f in encode(Message("x", body=body, arrays={"a": np.arange(3, dtype=">f4")}))]
+    )
+    assert sent.body == {"a": [1, [2.5, None]], "b": 0.5, "c": {}}
+    assert sent.arrays["a"].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"shape": [True, 3]}, {"shape": [1.0, 3]}, {"shape": [[1], 3]}, {"name": ["a"]}]
+)
+def test_an_entry_that_looks_like_one_that_is_remembered_is_refused(wrong: dict[str, Any]) -> None:
+    entry = {"name": "a", "dtype": "f4", "shape": [1, 3], "encoding": "raw"}
+
+    def frames(table: list[dict[str, Any]]) -> list[bytes]:
+        return [b"VGW\x01" + msgpack.packb({"kind": "x", "arrays": table}), bytes(12)]
+
+    assert decode(frames([entry])).arrays["a"].shape == (1, 3)
+    with pytest.raises(DataError):
+        decode(frames([entry | wrong]))
+    small = Limits(elements=2)
+    with pytest.raises(DataError):
+        decode(frames([entry]), small)
+
+
 def test_objects_and_strings_cannot_be_sent() -> None:
     for array in (
         np.array([None]),
