@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = VlmTrainSettings(
         sight_steps=60, read_steps=0, steps=300, sight_batch=2, batch=8, frames=(3, 5)
     )
-    size = VlmSize(hidden=64, layers=2, heads=2, intermediate=96, scale=4)
+    size = VlmSize(hidden=64, layers=2, heads=4, intermediate=96, scale=4)
     VlmRun([dataset], "front", settings, root / "run", root / "model", size=size).train(every=1000)
     return root
 

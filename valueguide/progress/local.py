@@ -111,7 +111,10 @@ class TransformersBackend:
             for part in prompt.parts
         ]
         text = self._processor.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+            [{"role": "user", "content": content}],
+            tokenize=False,
+            add_generation_prompt=True,
+            processor_kwargs={"return_tensors": "pt"},  # of no effect here, but without any SmolVLM's warns
         )
         last = prompt.parts[-1]
         if prompt.answer == "token" and isinstance(last, str):

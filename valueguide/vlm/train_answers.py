@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from valueguide.progress.parse import write_answer
-from valueguide.progress.request import Answer, Prompt
+from valueguide.progress.request import Answer
 from valueguide.vlm.small_vlm import number_tokens
 from valueguide.vlm.train_data import Question, Questions
 from valueguide.vlm.train_phase import Phase, VlmTrainSettings, hash_seed
@@ -27,7 +27,7 @@ _SIGMA = 1.5
 _JSON_SHARE = 0.15
 #: Of the answers, in which earlier percentages are no help for later ones.
 _FORGOTTEN = 0.8
-#: Of the loss that says where to look, see AnswerPhase._look_loss.
+#: Of the loss that says where to look, see AnswerPhase._reading_look and _writing_look.
 _LOOK_WEIGHT = 0.3
 #: Share of the updates with answers after which questions have up to the most frames.
 _CURRICULUM = 0.4
@@ -54,7 +54,7 @@ class AnswerPhase(Phase):
         self._model, self._encode, self._tokenizer = model, encode, tokenizer
         self._questions, self._features, self._settings = questions, features, settings
         self._numbers = torch.tensor(number_tokens(tokenizer))
-        self._prompts: dict[tuple[Any, ...], Tensor] = {}
+        self._prompts: dict[tuple[Any, ...], tuple[Tensor, Tensor]] = {}
         model.model.vision_model.requires_grad_(False)
         model.model.text_model.set_attn_implementation("eager")  # others do not show where they look
         torch.manual_seed(hash_seed(settings.seed, "hint"))
@@ -66,7 +66,9 @@ class AnswerPhase(Phase):
             "text": model.model.text_model,
             "hint": nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, 1)),
         }
-        super().__init__(modules, settings.steps, settings.rate, settings.weight_decay, settings.seed)
+        # The connector comes trained. It has thousands of inputs: at the others' rate it forgets.
+        rates = {"connector": settings.connector_rate, "text": settings.rate, "hint": settings.rate}
+        super().__init__(modules, settings.steps, rates, settings.weight_decay, settings.seed)
 
     def update(self) -> dict[str, float]:
         """One step; the losses before it."""
@@ -99,7 +101,7 @@ class AnswerPhase(Phase):
     def losses(self, batch: Sequence[Question], training: bool) -> dict[str, Tensor]:
         """value: cross-entropy of the percentages against a narrow distribution around what is true, less
         that distribution's entropy. form: of all other tokens of the answers. hint: of the read-out."""
-        prompts = [self._prompt_tokens(question.prompt) for question in batch]
+        prompts, mentions = zip(*(self._prompt_tokens(question) for question in batch), strict=True)
         answers = torch.stack([self._answer_tokens(question) for question in batch])
         given = self._forget(answers) if training else answers
         ids, mask = _pad_left([torch.cat(pair) for pair in zip(prompts, given, strict=True)])
@@ -107,18 +109,24 @@ class AnswerPhase(Phase):
         values = torch.from_numpy(np.stack([question.values for question in batch]))
         places = self._places(ids, batch)
         logits = out.logits[:, :-1].float()
+        mentions = _align(mentions, ids.shape[1], answers.shape[1])
+        reading = self._reading_look(ids, mentions, places, out.attentions)
+        writing = self._writing_look(ids, places, answers.shape[1], out.attentions)
         return {
             "hint": self._hint_loss(places, out, values),
-            "look": _LOOK_WEIGHT * self._look_loss(ids, places, answers.shape[1], out.attentions),
+            "look": _LOOK_WEIGHT * torch.cat([reading, writing]).mean(),
             **self._text_losses(logits, answers, values),
         }
 
     def reading_loss(self, batch: Sequence[Question]) -> dict[str, Tensor]:
-        """hint: of the read-out, from the prompts alone."""
-        ids, mask = _pad_left([self._prompt_tokens(question.prompt) for question in batch])
+        """hint and look, from the prompts alone."""
+        prompts, mentions = zip(*(self._prompt_tokens(question) for question in batch), strict=True)
+        ids, mask = _pad_left(prompts)
         out = self._run(ids, mask, batch, training=True, keep=1)
         values = torch.from_numpy(np.stack([question.values for question in batch]))
-        return {"hint": self._hint_loss(self._places(ids, batch), out, values)}
+        places = self._places(ids, batch)
+        look = self._reading_look(ids, _align(mentions, ids.shape[1], 0), places, out.attentions)
+        return {"hint": self._hint_loss(places, out, values), "look": _LOOK_WEIGHT * look.mean()}
 
     def _run(self, ids: Tensor, mask: Tensor, batch: Sequence[Question], training: bool, keep: int) -> Any:
         """The model's output for tokens (B, n) and the questions' pictures, logits of the last `keep`."""
@@ -173,31 +181,53 @@ class AnswerPhase(Phase):
         hints = self.modules["hint"](hidden.gather(1, last)).squeeze(2)
         return F.binary_cross_entropy_with_logits(hints, values)
 
-    def _look_loss(self, ids: Tensor, places: Tensor, answer: int, attentions: Sequence[Tensor]) -> Tensor:
-        """How little one head of the first layer looks from a picture, and from where a value is written, at
-        the number that it has, and one head further up from there at the picture of that number.
+    def _reading_look(
+        self, ids: Tensor, mentions: Tensor, places: Tensor, attentions: Sequence[Tensor]
+    ) -> Tensor:
+        """(3, B, pictures): how little three heads of the first layer look from a picture at its number, at
+        the instruction, and at the anchor. mentions: bool (B, n), where the instruction stands.
 
-        Small models find that out by themselves, too, but only after thousands of updates.
+        Small models find out by themselves, too, but only after thousands of updates.
         """
+        heads, shown = attentions[0].float(), places[:, :, -1]
         row = torch.arange(len(ids))[:, None]
-        number = torch.isin(ids, self._numbers)
-        last = (
-            torch.where(number, torch.arange(ids.shape[1]), 0).cummax(dim=1).values
-        )  # the last number so far
-        begin = ids.shape[1] - answer
-        written = number & (torch.arange(ids.shape[1]) >= begin)
-        value = (written & (written.cumsum(dim=1) % 2 == 0)).nonzero()[:, 1].view(places.shape[:2])
-        asked, shown = value - 1, places[:, :, -1]
-        tags, finds = attentions[0][:, 0].float(), attentions[self._hinted][:, 0].float()
-        named = [tags[row, where, last[row, where]] for where in (asked, shown)]
-        found = finds[row[..., None], asked[..., None], places].sum(dim=2)
-        return -torch.stack([*named, found]).clamp_min(1e-6).log().mean()
+        anchor = (ids == self._model.config.image_token_id).int().argmax(dim=1)[:, None, None]
+        anchors = anchor + torch.arange(places.shape[2])
+        tagged = heads[row, 0, shown, self._last_number(ids)[row, shown]]
+        told = (heads[row, 1, shown] * mentions[:, None]).sum(dim=2)
+        compared = heads[row[..., None], 2, shown[..., None], anchors].sum(dim=2)
+        return -torch.stack([tagged, told, compared]).clamp_min(1e-6).log()
 
-    def _prompt_tokens(self, prompt: Prompt) -> Tensor:
-        """As the backend makes them. They depend on the text and the number of pictures only."""
+    def _writing_look(self, ids: Tensor, places: Tensor, answer: int, attentions: Sequence[Tensor]) -> Tensor:
+        """(2, B, pictures): how little one head of the first layer looks from where a value is written at the
+        number before it, and one head further up at the picture of that number."""
+        row = torch.arange(len(ids))[:, None]
+        begin = ids.shape[1] - answer
+        written = torch.isin(ids, self._numbers) & (torch.arange(ids.shape[1]) >= begin)
+        value = (written & (written.cumsum(dim=1) % 2 == 0)).nonzero()[:, 1].view(places.shape[:2])
+        asked = value - 1
+        tagged = attentions[0][:, 0].float()[row, asked, self._last_number(ids)[row, asked]]
+        found = attentions[self._hinted][:, 0].float()[row[..., None], asked[..., None], places].sum(dim=2)
+        return -torch.stack([tagged, found]).clamp_min(1e-6).log()
+
+    def _last_number(self, ids: Tensor) -> Tensor:
+        """int64 (B, n): where the last number up to each token stands."""
+        number = torch.isin(ids, self._numbers)
+        return torch.where(number, torch.arange(ids.shape[1]), 0).cummax(dim=1).values
+
+    def _prompt_tokens(self, question: Question) -> tuple[Tensor, Tensor]:
+        """As the backend makes them, int64 (n,), and bool (n,), where the instruction stands first.
+
+        They depend on the text and the number of pictures only.
+        """
+        prompt = question.prompt
         key = (prompt.version, prompt.asked, prompt.parts[0])
         if key not in self._prompts:
-            self._prompts[key] = self._encode(prompt)["input_ids"][0]
+            ids = self._encode(prompt)["input_ids"][0]
+            self._prompts[key] = (
+                ids,
+                mentioned(self._tokenizer, ids, str(prompt.parts[0]), question.instruction),
+            )
         return self._prompts[key]
 
     def _answer_tokens(self, question: Question) -> Tensor:
@@ -216,6 +246,32 @@ def around(values: Tensor) -> Tensor:
     done = (values >= 1)[..., None]
     density = torch.where((bins == 100) == done, density, 0.0)
     return density / density.sum(-1, keepdim=True)
+
+
+def mentioned(tokenizer: Any, ids: Tensor, text: str, instruction: str) -> Tensor:
+    """bool (n,): which tokens `ids` (n,) write the `instruction` that ends `text`, a part of what they write.
+
+    Raises ValueError when they do not write `text`.
+    """
+    found = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    windows = ids.unfold(0, len(found["input_ids"]), 1)
+    starts = (windows == torch.tensor(found["input_ids"])).all(dim=1).nonzero()[:, 0]
+    if not len(starts):
+        raise ValueError(f"expected tokens that write {text[-60:]!r}, found none")
+    begin = text.rindex(instruction)
+    end = begin + len(instruction)
+    mask = torch.zeros(len(ids), dtype=torch.bool)
+    for i, (first, last) in enumerate(found["offset_mapping"]):
+        mask[starts[0] + i] = first < end and last > begin
+    return mask
+
+
+def _align(masks: Sequence[Tensor], length: int, behind: int) -> Tensor:
+    """bool (B, length): masks of prompts that end `behind` tokens before the end."""
+    out = torch.zeros(len(masks), length, dtype=torch.bool)
+    for row, mask in zip(out, masks, strict=True):
+        row[length - behind - len(mask) : length - behind] = mask
+    return out
 
 
 def _pad_left(sequences: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ least 0, where p0 is that of the first frame. It is 1 exactly when the task is d
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,12 +50,13 @@ class Question:
 
     rows: int64 (asked + 1,), the pictures in the order of the prompt, the anchor first; see
         `EpisodePictures.blank` for black ones. percentages: the answer, in the order of the prompt.
-    values: float32 (asked,), the same unrounded.
+    values: float32 (asked,), the same unrounded. instruction: as the prompt words the task.
     """
 
     prompt: Prompt
     rows: Int64
     values: Float32
+    instruction: str
 
     @property
     def percentages(self) -> list[int]:
@@ -197,13 +198,18 @@ class Questions:
         if kind == "blank":
             rows = np.full(count, self._pictures.blank)
         request = build_request(clip, int(rng.integers(2**31)), Wording(answer))
-        return Question(request.prompt, rows[[0, *request.order]], values[request.order])
+        return Question(request.prompt, rows[[0, *request.order]], values[request.order], clip.task)
 
     def _other(self, episode: TaughtEpisode, rng: np.random.Generator) -> str:
         """A wording of a task at which the demonstrator does not work."""
-        others = [t for t in self._wordings if t != episode.task and {t, episode.task} - self._related]
+        others = other_tasks(episode.task, list(self._wordings), self._related)
         wordings = self._wordings[others[int(rng.integers(len(others)))]]
         return wordings[int(rng.integers(len(wordings)))]
+
+
+def other_tasks(task: str, tasks: Sequence[str], related: Collection[str]) -> list[str]:
+    """Of `tasks`, those of which nothing is done while `task` is; see Questions."""
+    return [other for other in tasks if other != task and {other, task} - set(related)]
 
 
 def order_ceiling(episodes: Sequence[TaughtEpisode], frames: int) -> float:

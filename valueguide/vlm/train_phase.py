@@ -21,7 +21,8 @@ _WARM_UP, _LAST_RATE = 100, 0.02
 class VlmTrainSettings:
     """sight_steps, steps: updates of seeing and of answering. read_steps: of those, the first, in which
     nothing is answered yet and only the read-out of each picture taught. sight_batch: episodes, batch:
-    questions an update. sight_rate, rate: highest learning rates. frames: fewest and most in a question."""
+    questions an update. sight_rate, rate: highest learning rates; connector_rate: the connector's while
+    answering is learned. frames: fewest and most in a question."""
 
     sight_steps: int = 1000
     read_steps: int = 1000
@@ -30,6 +31,7 @@ class VlmTrainSettings:
     batch: int = 16
     sight_rate: float = 1e-3
     rate: float = 2e-3
+    connector_rate: float = 1e-4
     frames: tuple[int, int] = (3, 16)
     dropout: float = 0.1
     weight_decay: float = 0.05
@@ -46,11 +48,18 @@ class Phase:
 
     name = ""
 
-    def __init__(self, modules: dict[str, nn.Module], steps: int, rate: float, decay: float, seed: int):
+    def __init__(
+        self, modules: dict[str, nn.Module], steps: int, rates: dict[str, float], decay: float, seed: int
+    ) -> None:
+        """rates: the highest learning rate of each module."""
         self.modules, self.steps, self.step = modules, steps, 0
-        self._rate, self._seed = rate, seed
-        self._parameters = [p for m in modules.values() for p in m.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.AdamW(self._parameters, lr=rate, weight_decay=decay, betas=(0.9, 0.98))
+        self._seed = seed
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in module.parameters() if p.requires_grad], "highest": rates[name]}
+            for name, module in modules.items()
+        ]
+        self._parameters = [p for group in groups for p in group["params"]]
+        self.optimiser = torch.optim.AdamW(groups, weight_decay=decay, betas=(0.9, 0.98))
 
     def rng(self) -> np.random.Generator:
         """This update's; torch's stream begins anew with it."""
@@ -61,7 +70,7 @@ class Phase:
         warm = min(1.0, (self.step + 1) / min(_WARM_UP, 1 + self.steps // 10))
         decay = _LAST_RATE + (1 - _LAST_RATE) * 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
         for group in self.optimiser.param_groups:
-            group["lr"] = self._rate * warm * decay
+            group["lr"] = group["highest"] * warm * decay
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self._parameters, 1.0)

@@ -142,7 +142,14 @@ class VlmRun:
         tasks = sorted({episode.task for episode in self.episodes})
         features = self._features(say) if self._trained_tower else None
         phase = SightPhase(
-            self.model, self.processor, self.taught, tasks, self.pictures, features, self.settings
+            self.model,
+            self.processor,
+            self.taught,
+            tasks,
+            self.pictures,
+            features,
+            self.settings,
+            self.facts["related"],
         )
         self._resume(phase, saved)
         count(phase.step)

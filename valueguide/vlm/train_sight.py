@@ -17,11 +17,13 @@ from torch import Tensor, nn
 
 from valueguide.progress.request import Int64
 from valueguide.vlm.small_vlm import to_pixels
-from valueguide.vlm.train_data import EpisodePictures, TaughtEpisode
+from valueguide.vlm.train_data import EpisodePictures, TaughtEpisode, other_tasks
 from valueguide.vlm.train_phase import Phase, VlmTrainSettings, hash_seed
 
 #: Pictures of an episode in one update of the vision tower, the anchor included.
 _SEEN_AT_ONCE = 8
+#: Of the episodes: looked at under another task, of which nothing is done.
+_WRONG = 0.15
 _PICTURES_AT_ONCE = 256
 
 
@@ -51,7 +53,8 @@ class Reader(nn.Module):
 class SightPhase(Phase):
     """Seeing: trains the connector on single pictures.
 
-    features: see tower_outputs; None trains the vision tower, too.
+    features: see tower_outputs; None trains the vision tower, too. tasks: every task's name.
+    related: see train_data.Questions.
     """
 
     name = "sight"
@@ -65,11 +68,13 @@ class SightPhase(Phase):
         pictures: EpisodePictures,
         features: NDArray[np.float16] | None,
         settings: VlmTrainSettings,
+        related: Sequence[str] = (),
     ) -> None:
         self._model, self._processor, self._pictures = model.model, processor, pictures
         self._features = features
         self._episodes, self._settings = list(episodes), settings
         self._tasks = {task: i for i, task in enumerate(tasks)}
+        self._others = {task: other_tasks(task, tasks, related) for task in tasks}
         torch.manual_seed(hash_seed(settings.seed, "reader"))
         width = model.model.image_seq_len * model.config.text_config.hidden_size
         modules = {
@@ -77,15 +82,14 @@ class SightPhase(Phase):
             "reader": Reader(width, len(self._tasks)),
             **({"vision": model.model.vision_model} if features is None else {}),
         }
-        super().__init__(
-            modules, settings.sight_steps, settings.sight_rate, settings.weight_decay, settings.seed
-        )
+        rates = dict.fromkeys(modules, settings.sight_rate)
+        super().__init__(modules, settings.sight_steps, rates, settings.weight_decay, settings.seed)
 
     def update(self) -> float:
         """One step; the mean absolute error in [0, 1] before it."""
         rng = self.rng()
         chosen = rng.integers(len(self._episodes), size=self._settings.sight_batch)
-        rows, values, tasks = self._examples([self._episodes[i] for i in chosen], rng)
+        rows, values, tasks = self._examples([self._episodes[i] for i in chosen], rng, _WRONG)
         logits = self._logits(rows, tasks, training=True)
         self.descend(F.binary_cross_entropy_with_logits(logits, values))
         return float((torch.sigmoid(logits.detach()) - values).abs().mean())
@@ -93,21 +97,22 @@ class SightPhase(Phase):
     @torch.no_grad()
     def error(self, episodes: Sequence[TaughtEpisode]) -> float:
         """Mean absolute error on pictures of these episodes, the same at every call."""
-        rows, values, tasks = self._examples(episodes, np.random.default_rng(0))
+        rows, values, tasks = self._examples(episodes, np.random.default_rng(0), wrong=0.0)
         return float((torch.sigmoid(self._logits(rows, tasks, training=False)) - values).abs().mean())
 
     def _examples(
-        self, episodes: Sequence[TaughtEpisode], rng: np.random.Generator
+        self, episodes: Sequence[TaughtEpisode], rng: np.random.Generator, wrong: float
     ) -> tuple[Int64, Tensor, Tensor]:
-        rows, values = [], []
+        rows, values, tasks = [], [], []
         for episode in episodes:
             last = len(episode.rows) - 1
             place = np.append(0, rng.integers(0, last + 1, _SEEN_AT_ONCE - 2))
             place = np.append(place, last)  # where success shows
             rows.append(episode.rows[place])
-            values.append(episode.values[place[1:]])
-        tasks = torch.tensor([self._tasks[episode.task] for episode in episodes])
-        return np.stack(rows), torch.from_numpy(np.stack(values)), tasks
+            other = rng.random() < wrong
+            values.append(episode.values[place[1:]] * (not other))
+            tasks.append(self._tasks[str(rng.choice(self._others[episode.task])) if other else episode.task])
+        return np.stack(rows), torch.from_numpy(np.stack(values)), torch.tensor(tasks)
 
     def _logits(self, rows: Int64, tasks: Tensor, training: bool) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):

@@ -21,12 +21,12 @@ from valueguide.progress.prompt import Wording, build_request
 from valueguide.progress.request import Answer, Clip
 from valueguide.testing.brightness_episodes import LENGTH, TASKS, brightness_dataset
 from valueguide.vlm.small_vlm import VlmSize, number_tokens, verify_small_vlm
-from valueguide.vlm.train_answers import around
+from valueguide.vlm.train_answers import around, mentioned
 from valueguide.vlm.train_data import EpisodePictures, Questions, progress_values, split, taught_episodes
 from valueguide.vlm.train_phase import VlmTrainSettings
 from valueguide.vlm.train_run import VlmRun
 
-SMALL = VlmSize(hidden=64, layers=2, heads=2, intermediate=96, scale=4)
+SMALL = VlmSize(hidden=64, layers=2, heads=4, intermediate=96, scale=4)
 SETTINGS = VlmTrainSettings(sight_steps=4, read_steps=2, steps=6, sight_batch=2, batch=3, frames=(3, 5))
 
 
@@ -128,6 +128,20 @@ def test_related_tasks_are_not_the_wrong_one(dataset: EpisodeDataset) -> None:
         Questions(episodes[:1], episodes, pictures, (3, 3), list(TASKS))
 
 
+@pytest.mark.parametrize("instruction", ["lift it", "Den Löffel aufs Tuch", "task", "is"])
+def test_the_instruction_is_found_among_the_tokens(trained: Path, instruction: str) -> None:
+    backend = TransformersBackend(str(trained))
+    tokenizer = backend._processor.tokenizer
+    clip = Clip(np.zeros((3, 8, 8, 3), np.uint8), instruction, np.arange(3))
+    prompt = build_request(clip, 0, Wording("lines")).prompt
+    ids = backend.encode(prompt)["input_ids"][0]
+    found = mentioned(tokenizer, ids, str(prompt.parts[0]), instruction)
+    assert tokenizer.decode(ids[found]).strip(" .") == instruction
+    assert tokenizer.decode(ids[: int(found.nonzero()[0])]).rstrip().endswith("The task is:")
+    with pytest.raises(ValueError, match="found none"):
+        mentioned(tokenizer, ids[5:], str(prompt.parts[0]), instruction)
+
+
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.integers(0, 100), min_size=1, max_size=30), st.sampled_from(["lines", "json"]))
 def test_what_is_written_is_what_is_read(values: list[int], answer: Answer) -> None:
@@ -161,7 +175,7 @@ def test_reading_comes_before_answering(dataset: EpisodeDataset, tmp_path: Path)
     above = phase._model.model.text_model.layers[-1].mlp.down_proj.weight
     below = phase._model.model.text_model.layers[0].mlp.down_proj.weight
     first, other = above.clone(), below.clone()
-    assert [sorted(phase.update()) for _ in range(2)] == [["hint"], ["hint"]]
+    assert [sorted(phase.update()) for _ in range(2)] == [["hint", "look"]] * 2
     assert torch.equal(above, first) and not torch.equal(below, other)
     assert sorted(phase.update()) == ["form", "hint", "look", "value"] and not torch.equal(above, first)
 
@@ -192,31 +206,44 @@ def test_earlier_percentages_are_mostly_no_help(dataset: EpisodeDataset, tmp_pat
     assert 8 <= int((read != answers).any(dim=1).sum()) < 16
 
 
-def test_where_to_look_is_the_number_and_its_picture(dataset: EpisodeDataset, tmp_path: Path) -> None:
-    """Attention made by hand, from the tokens' text, costs nothing; any other picture does."""
+def test_where_to_look_is_the_number_the_instruction_the_anchor_and_the_picture(
+    dataset: EpisodeDataset, tmp_path: Path
+) -> None:
+    """Attention made by hand, from the tokens' text, costs nothing; any other does."""
     phase = _run(dataset, tmp_path)._answering({}, lambda text: None)
     (question,) = phase._questions.batch(np.random.default_rng(5), 1, "lines", 5)
+    prompt, mention = phase._prompt_tokens(question)
     answer = phase._answer_tokens(question)
-    ids = torch.cat([phase._prompt_tokens(question.prompt), answer])
+    ids = torch.cat([prompt, answer])
+    mentions = torch.cat([mention, torch.zeros(len(answer), dtype=torch.bool)])
     words = phase._tokenizer.convert_ids_to_tokens(ids)
     begin = len(ids) - len(answer)
     tokens = SMALL.image_tokens
-    tags, finds = torch.zeros(2, len(ids), len(ids))
+    tags, tasks, anchors, finds = torch.zeros(4, len(ids), len(ids))
     pictures = [i for i, word in enumerate(words) if word == "<image>"]
     for number in range(1, question.prompt.asked + 1):
         shown = pictures[tokens * number : tokens * number + tokens]
         header = max(i for i in range(shown[0]) if words[i] == f"Ġ{number}")
         again = next(i for i in range(begin, len(ids)) if words[i : i + 2] == [f"Ġ{number}", ":"])
         tags[shown[-1], header] = tags[again + 1, again] = 1
+        tasks[shown[-1], mentions] = 1 / int(mentions.sum())
+        anchors[shown[-1], pictures[:tokens]] = 1 / tokens
         finds[again + 1, shown] = 1 / tokens
     places = torch.tensor(pictures).view(1, -1, tokens)[:, 1:]
 
-    def loss(found: torch.Tensor) -> float:
-        layers = [tags[None, None], found[None, None]]
-        return float(phase._look_loss(ids[None], places, len(answer), layers))
+    def losses(*heads: torch.Tensor) -> list[float]:
+        """Of each thing that is looked at: number, instruction, anchor; number, picture."""
+        layers = [torch.stack(heads[:3])[None], heads[3][None, None]]
+        reading = phase._reading_look(ids[None], mentions[None], places, layers)
+        writing = phase._writing_look(ids[None], places, len(answer), layers)
+        return torch.cat([reading, writing]).mean(dim=(1, 2)).tolist()
 
-    assert phase._hinted == 1 and abs(loss(finds)) < 1e-6
-    assert loss(finds.roll(10, dims=1)) > 1 and loss(torch.zeros_like(finds)) > 1
+    assert phase._hinted == 1 and losses(tags, tasks, anchors, finds) == pytest.approx([0] * 5, abs=1e-5)
+    for wrong, costs in enumerate([(0, 3), (1,), (2,), (4,)]):
+        heads = [tags, tasks, anchors, finds]
+        heads[wrong] = heads[wrong].roll(10, dims=1)
+        found = losses(*heads)
+        assert [found[i] > 1 for i in range(5)] == [i in costs for i in range(5)]
 
 
 def test_what_is_trained_is_what_is_asked(dataset: EpisodeDataset, tmp_path: Path) -> None:
@@ -224,7 +251,7 @@ def test_what_is_trained_is_what_is_asked(dataset: EpisodeDataset, tmp_path: Pat
     phase = _run(dataset, tmp_path)._answering({}, lambda text: None)
     for question in phase._questions.batch(np.random.default_rng(3), 3, "json", 5):
         inputs = phase._encode(question.prompt)
-        assert torch.equal(inputs["input_ids"][0], phase._prompt_tokens(question.prompt))
+        assert torch.equal(inputs["input_ids"][0], phase._prompt_tokens(question)[0])
         seen = torch.from_numpy(phase._features[question.rows].astype(np.float32))
         with torch.inference_mode():
             wanted = phase._model(**inputs).logits[0, -1]
