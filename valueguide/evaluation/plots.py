@@ -192,7 +192,7 @@ def _number_grid(base: float, width: float, top: float) -> str:
     for step in range(5):
         y = _y(step / 4, base)
         parts.append(f'<path d="M{_LEFT} {y:.1f}H{width - 6}" class="grid"/>')
-        parts.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" class="end">{top * step / 4:.2g}</text>')
+        parts.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" class="end">{top * step / 4:.3g}</text>')
     return "".join(parts)
 
 
