@@ -10,8 +10,8 @@ from sim.experts import Expert, draw_flaws
 from valueguide.types import Episode, Observation, Step
 
 
-def demonstrate(env: TabletopEnv, seed: int, skill: float) -> Episode:
-    """One attempt at `env`'s task. skill 1.0 is flawless, 0.0 nearly always flawed.
+def demonstrate(env: TabletopEnv, seed: int, skill: float, flaw: str = "") -> Episode:
+    """One attempt at `env`'s task. skill 1.0 is flawless, 0.0 nearly always flawed. flaw: see draw_flaws.
 
     The demonstrator stops when the task is done, has failed, or the plan is over without success, which
     counts as a failure ("gave_up"); an attempt that ran out of time is `truncated`. Actions are float32 (5,),
@@ -19,7 +19,7 @@ def demonstrate(env: TabletopEnv, seed: int, skill: float) -> Episode:
     """
     raw, info = env.reset(seed=seed)
     rng = np.random.default_rng([10, seed])
-    flaws = draw_flaws(skill, env.task, env.world, rng)
+    flaws = draw_flaws(skill, env.task, env.world, rng, flaw)
     expert = Expert(env.world, env.task, flaws, seed)
     instruction = info["task_description"]
     steps: list[Step] = []

@@ -58,15 +58,33 @@ class Flaws:
     kinds: tuple[str, ...] = field(default=())
 
 
-def draw_flaws(skill: float, task: Task, world: World, rng: np.random.Generator) -> Flaws:
-    """Draw an episode's flaws. skill 1.0: none; 0.0: nearly every episode has one or two serious ones."""
-    if skill >= 1.0:
+#: Every kind of flaw, and whether a task can have it.
+KINDS: dict[str, Callable[[Task], bool]] = {
+    "grasp": lambda task: True,
+    "place": lambda task: task.moved is not None and task.goal != "lifted",
+    "height": lambda task: task.goal != "button",
+    "yaw": lambda task: task.goal != "button",
+    "release": lambda task: task.moved is not None and task.goal != "lifted",
+    "object": lambda task: task.moved is not None,
+    "detour": lambda task: True,
+    "pause": lambda task: True,
+    "short": lambda task: task.moved is None,
+}
+
+
+def draw_flaws(skill: float, task: Task, world: World, rng: np.random.Generator, only: str = "") -> Flaws:
+    """Draw an episode's flaws. skill 1.0: none; 0.0: nearly every episode has one or two serious ones.
+
+    only: the one of KINDS that every episode has instead, with no second try.
+    """
+    if skill >= 1.0 and not only:
         return Flaws()
     lack = 1.0 - skill
     kinds: list[str] = []
 
     def happens(kind: str, probability: float) -> bool:
-        hit = bool(rng.random() < probability * lack)
+        drawn = bool(rng.random() < probability * lack)
+        hit = kind == only if only else drawn
         kinds.extend([kind] * hit)
         return hit
 
@@ -87,7 +105,7 @@ def draw_flaws(skill: float, task: Task, world: World, rng: np.random.Generator)
         detour=offset(0.06, 0.14) if happens("detour", 0.3) else None,
         pause=(int(rng.integers(0, 6)), int(rng.integers(4, 12))) if happens("pause", 0.3) else None,
         short=float(rng.uniform(0.2, 0.7)) if happens("short", 0.45) else 1.0,
-        retry=bool(rng.random() < 0.3 + 0.7 * skill),
+        retry=bool(rng.random() < 0.3 + 0.7 * skill) and not only,
         noise=0.003 * lack,
         kinds=tuple(kinds),
     )

@@ -12,7 +12,7 @@ import pytest
 from sim.arm import ACTION_HIGH, ACTION_LOW
 from sim.demonstrations import demonstrate
 from sim.env import ENVIRONMENT_STATE_NAMES, TabletopEnv
-from sim.experts import Expert, Flaws
+from sim.experts import KINDS, Expert, Flaws
 from sim.suite import make_suite
 from sim.tasks import TASKS, failure, success
 from sim.wordings import HELD_OUT, TRAIN, corpus
@@ -108,6 +108,37 @@ def test_low_skill_fails_more_and_says_how() -> None:
     assert any(e.metadata["flaws"] for e in episodes)
     unfinished = [e for e in episodes if not e.success]
     assert all(e.steps[-1].truncated or e.steps[-1].terminated for e in unfinished)
+
+
+@pytest.mark.parametrize("flaw", KINDS)
+def test_a_chosen_flaw_is_the_only_one(flaw: str) -> None:
+    name = next(name for name, task in TASKS.items() if KINDS[flaw](task))
+    env = TabletopEnv(name, "state")
+    episodes = [demonstrate(env, seed, skill=0.9, flaw=flaw) for seed in range(6)]
+    assert all(e.metadata["flaws"] == [flaw] for e in episodes)
+    # A carrot forgives a turned hand.
+    assert all(e.success for e in episodes) == (flaw in ("detour", "pause", "yaw"))
+
+
+def test_with_the_flaw_object_another_object_is_moved() -> None:
+    env = TabletopEnv("stack_cubes", "state")
+    for seed in range(3):
+        before = _positions(env, seed)
+        demonstrate(env, seed, skill=1.0, flaw="object")
+        moved = {n for n in env.world.present if np.linalg.norm(env.world.position(n) - before[n]) > 0.05}
+        assert moved and "green_cube" not in moved
+
+
+def test_with_the_flaw_release_progress_falls_back() -> None:
+    env = TabletopEnv("eggplant_in_basket", "state")
+    failed = [e for e in (demonstrate(env, s, 1.0, "release") for s in range(6)) if not e.success]
+    assert len(failed) >= 3
+    assert all(max(e.metadata["progress"]) > e.metadata["progress"][-1] for e in failed)
+
+
+def _positions(env: TabletopEnv, seed: int) -> dict[str, np.ndarray]:
+    env.reset(seed=seed)
+    return {name: env.world.position(name).copy() for name in env.world.present}
 
 
 def test_time_limit_truncates_and_does_not_terminate() -> None:

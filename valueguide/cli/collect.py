@@ -11,12 +11,15 @@ from typing import Any
 
 from valueguide.cli.device import add_device_argument, usable_device
 from valueguide.cli.operators import add_operator_arguments, check_operator, make_operator
-from valueguide.errors import ConfigError
+from valueguide.errors import ConfigError, mismatch
 from valueguide.types import Episode
 
 EXAMPLES = """examples:
   # 250 flawed demonstrations of each of the nine tasks, from images
   valueguide collect --suite wxai --episodes 250 --skill 0.4 --out outputs/demos
+
+  # objects that are let go on the way, and nothing else
+  valueguide collect --suite wxai --tasks stack_cubes --flaw release --out outputs/drops
 
   # rollouts of a policy on a third-party suite
   valueguide collect --suite metaworld --tasks push-v3 --policy outputs/policy --out outputs/push
@@ -33,6 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--skill", type=float, default=0.6, help="scripted expert: 1 flawless ... 0 nearly always flawed"
     )
+    parser.add_argument("--flaw", default="", help="the one flaw that every demonstration has: grasp, place, "
+                        "height, yaw, release, object, detour, pause or short")  # fmt: skip
     parser.add_argument(
         "--policy", default="", help="roll out this LeRobot policy instead of the scripted expert"
     )
@@ -68,6 +73,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     settings = vars(args) | {"device": usable_device(args.device) if args.policy else "cpu"}
     suite = resolve_suite(args.suite)
     tasks = suite_tasks(suite, args.tasks)
+    _check_flaw(args.flaw, tasks, args.policy)
     check_operator(args.operator, args.takeovers, args.policy, suite)
     k, members = args.k if args.policy else 0, _members(args.critic)
     spec = dataset_spec(suite, image_format=args.image_format, k=k, members=members)
@@ -113,6 +119,24 @@ def suite_tasks(suite: Any, chosen: str) -> tuple[str, ...]:
         if name not in suite.tasks:
             raise ConfigError(f"--tasks: expected names from {', '.join(suite.tasks)}, found {name!r}")
     return names
+
+
+def _check_flaw(flaw: str, tasks: tuple[str, ...], policy: str) -> None:
+    """Raises ConfigError for a flaw that does not exist, or that a task or a policy cannot have."""
+    if not flaw:
+        return
+    from sim.experts import KINDS
+    from sim.tasks import TASKS
+
+    if policy:
+        raise ConfigError(
+            f"--flaw: expected no --policy, for only the scripted expert has flaws, found {policy}"
+        )
+    if flaw not in KINDS:
+        raise ConfigError(mismatch("--flaw", "value", f"one of {', '.join(KINDS)}", repr(flaw)))
+    able = [name for name, task in TASKS.items() if KINDS[flaw](task)]
+    if not set(tasks) <= set(able):
+        raise ConfigError(mismatch(f"--flaw {flaw}", "--tasks", f"some of {','.join(able)}", ",".join(tasks)))
 
 
 def _episodes(settings: dict[str, Any], jobs: list[tuple[str, int]]) -> Iterator[Episode]:
@@ -187,4 +211,4 @@ def _simulate(worker: dict[str, Any], job: tuple[str, int]) -> tuple[tuple[str, 
         )
     from sim.demonstrations import demonstrate
 
-    return job, demonstrate(env, seed, settings["skill"])
+    return job, demonstrate(env, seed, settings["skill"], settings["flaw"])
