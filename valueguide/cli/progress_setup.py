@@ -24,6 +24,7 @@ from valueguide.progress.http import Patience
 from valueguide.progress.openai import OpenAiBackend
 from valueguide.progress.prompt import Wording
 from valueguide.progress.request import Answer, Clip, Example, Int64, ProgressBackend, Sampling
+from valueguide.progress.rows import kind_of
 from valueguide.progress.shards import ALONE, Place, held
 from valueguide.types import UInt8
 
@@ -184,10 +185,12 @@ def _other_task(args: argparse.Namespace, dataset: EpisodeDataset, task: str) ->
 
 def _facts(args: argparse.Namespace, dataset: EpisodeDataset, episode: int) -> dict[str, Any]:
     positions = episode_positions(dataset, episode, args.frames)
-    return {
-        "time_s": [round(float(position) / dataset.fps, 6) for position in positions],
-        "success": bool(dataset.episode_success[episode]) if dataset.outcomes_recorded else None,
-    }
+    times = [round(float(position) / dataset.fps, 6) for position in positions]
+    if not dataset.outcomes_recorded:
+        return {"time_s": times, "success": None}
+    success, facts = bool(dataset.episode_success[episode]), dataset.metadata[episode]
+    named = {"task_name": facts["task_name"]} if facts.get("task_name") else {}
+    return {"time_s": times, "success": success, "kind": kind_of(facts, success), **named}
 
 
 def cameras_of(args: argparse.Namespace, dataset: EpisodeDataset) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from valueguide.evaluation.resample import auc_of, figure
+from valueguide.evaluation.resample import auc_of, figure, mean_of
 from valueguide.evaluation.statistics import share
 from valueguide.progress.rows import Row
 from valueguide.progress.success import PAPER_VOC, RULES, Detector, undecided
@@ -25,8 +25,9 @@ def judge(detector: Detector, rows: Sequence[Row], seed: int = 0) -> dict[str, A
 
     {"episodes", "successes", "undecided": {"successes", "failures"}; "rules": {rule: see `_figures`, with
     "threshold"}, and "voc_paper" for VOC >= 0.5 as in GVL-SD; "calibration": of the probability of "both",
-    see `reliability`; "tasks": {task: accuracy of the detector's own rule}}. Shares have Wilson intervals,
-    AUC a bootstrap over episodes.
+    see `reliability`; "tasks": {task: accuracy of the detector's own rule}; "kinds": {how episodes ended, see
+    progress.rows.kind_of: see `_kind`}}. Shares have Wilson intervals, AUC and means a bootstrap over
+    episodes.
     """
     label = np.array([bool(row["success"]) for row in rows], bool)
     known = np.array([not undecided(row) for row in rows], bool)
@@ -42,8 +43,9 @@ def judge(detector: Detector, rows: Sequence[Row], seed: int = 0) -> dict[str, A
         "rules": rules,
         "calibration": reliability(_scores(detector, rows, known, "both"), label[known]),
         "tasks": {
-            task: _task(detector, rows, task) for task in sorted({r["task"] for r in rows if "task" in r})
+            name: _accuracy(detector, group) for name, group in _groups(rows, ("task_name", "task")).items()
         },
+        "kinds": {name: _kind(detector, group, seed) for name, group in _groups(rows, ("kind",)).items()},
     }
 
 
@@ -113,7 +115,37 @@ def _figures(
     }
 
 
-def _task(detector: Detector, rows: Sequence[Row], task: str) -> dict[str, Any]:
-    found = [(detector.verdict(row), bool(row["success"])) for row in rows if row.get("task") == task]
+def _groups(rows: Sequence[Row], names: tuple[str, ...]) -> dict[str, list[Row]]:
+    """Rows by the first of the entries `names` that they have, sorted."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        found = [str(row[name]) for name in names if row.get(name)]
+        if found:
+            groups.setdefault(found[0], []).append(row)
+    return dict(sorted(groups.items()))
+
+
+def _accuracy(detector: Detector, rows: Sequence[Row]) -> dict[str, Any]:
+    found = [(detector.verdict(row), bool(row["success"])) for row in rows]
     decided = [said == true for said, true in found if said is not None]
     return share(sum(decided), len(decided))
+
+
+def _kind(detector: Detector, rows: Sequence[Row], seed: int) -> dict[str, Any]:
+    """{"episodes", "accuracy", "called_success", "voc", "final"}: all but the first of decided episodes; the
+    means of VOC, where it is defined, and of the final value."""
+    known = [row for row in rows if not undecided(row)]
+    said = sum(detector.verdict(row) is True for row in known)
+    return {
+        "episodes": len(rows),
+        "accuracy": _accuracy(detector, rows),
+        "called_success": share(said, len(known)),
+        **{
+            name: _mean([row[name] for row in known if row[name] is not None], seed)
+            for name in ("voc", "final")
+        },
+    }
+
+
+def _mean(values: list[float], seed: int) -> dict[str, Any]:
+    return figure(mean_of(np.array(values, np.float64), np.arange(len(values))), len(values), seed)

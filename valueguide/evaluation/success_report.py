@@ -11,6 +11,7 @@ from valueguide.evaluation.report import plain_table, section, settings_table, w
 
 _COLORS = {"both": "#2f6fed", "final": "#d19a1c", "voc": "#8a56d6"}
 _NAMES = {"voc_paper": "VOC of 0.5 or more", "voc": "VOC", "final": "final value", "both": "both"}
+_KIND_HEAD = ["ended by", "episodes", "called success", "mean VOC", "mean final value"]
 _HEAD = ["rule", "threshold", "accuracy", "of all", "precision", "recall", "AUC"]
 
 
@@ -36,6 +37,10 @@ def write_success_report(path: Path, results: dict[str, Any]) -> None:
         ),
         section("Rules", plain_table(_HEAD, _rows(judged))),
         section("Accuracy by task", plain_table(["task", "accuracy"], _task_rows(judged))),
+        *(
+            [section("By how episodes ended", plain_table(_KIND_HEAD, _kind_rows(judged)))]
+            * bool(judged["kinds"])
+        ),
         section("Settings", settings_table(results["settings"])),
     ]
     write_page(path, "valueguide: detected success", sections)
@@ -43,10 +48,15 @@ def write_success_report(path: Path, results: dict[str, Any]) -> None:
 
 def format_success(judged: dict[str, Any]) -> str:
     """Counts and the table of rules, for a terminal."""
-    rows = [_HEAD, *_rows(judged)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
-    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([_counts(judged), *lines])
+    lines = [_counts(judged), *_aligned([_HEAD, *_rows(judged)])]
+    if judged["kinds"]:
+        lines += ["", *_aligned([_KIND_HEAD, *_kind_rows(judged)])]
+    return "\n".join(lines)
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _counts(judged: dict[str, Any]) -> str:
@@ -63,10 +73,26 @@ def _rows(judged: dict[str, Any]) -> list[list[str]]:
     for name in _NAMES:
         found = judged["rules"][name]
         shares = [_rate(found[kind]) for kind in ("accuracy", "accuracy_of_all", "precision", "recall")]
-        auc = found["auc"]
-        interval = f" ({auc['ci95'][0]:.2f} to {auc['ci95'][1]:.2f})" if auc["ci95"] else ""
-        rows.append([_NAMES[name], f"{found['threshold']:.3f}", *shares, _number(auc["value"]) + interval])
+        rows.append([_NAMES[name], f"{found['threshold']:.3f}", *shares, _figure(found["auc"])])
     return rows
+
+
+def _kind_rows(judged: dict[str, Any]) -> list[list[str]]:
+    return [
+        [
+            name,
+            str(cell["episodes"]),
+            _rate(cell["called_success"]),
+            _figure(cell["voc"]),
+            _figure(cell["final"]),
+        ]
+        for name, cell in judged["kinds"].items()
+    ]
+
+
+def _figure(cell: dict[str, Any]) -> str:
+    low, high = cell["ci95"] or (None, None)
+    return _number(cell["value"]) + ("" if low is None else f" ({low:.2f} to {high:.2f})")
 
 
 def _task_rows(judged: dict[str, Any]) -> list[list[str]]:

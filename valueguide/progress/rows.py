@@ -94,6 +94,13 @@ def read_plan(path: Path) -> Row:
     return dict(read_json(beside)) if beside.exists() else {}
 
 
+def kind_of(metadata: Row, success: bool) -> str:
+    """How an episode ended: "success", else the demonstrator's flaws or the failure, as far as recorded."""
+    if success:
+        return "success"
+    return "+".join(metadata.get("flaws") or []) or str(metadata.get("failure") or "failure")
+
+
 def estimate_row(key: Key, task: str, estimate: Estimate, facts: Row) -> Row:
     """One line: values and shuffles in the order of time, None where nothing is known.
 

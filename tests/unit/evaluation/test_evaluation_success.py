@@ -10,6 +10,7 @@ import pytest
 
 from valueguide.evaluation.success import judge, reliability, roc
 from valueguide.evaluation.success_report import format_success, write_success_report
+from valueguide.progress.rows import kind_of
 from valueguide.progress.success import Detector
 
 DETECTOR = Detector("final", {"voc": 0.5, "final": 0.6, "both": 0.5}, (-3.0, 0.0, 6.0))
@@ -48,6 +49,37 @@ def test_figures_by_hand() -> None:
     assert (voc["accuracy"]["count"], voc["false_alarms"]["value"], voc["auc"]["value"]) == (3, 1.0, 0.5)
     tasks = {name: (cell["count"], cell["of"]) for name, cell in found["tasks"].items()}
     assert tasks == {"push": (3, 3), "pull": (0, 2)}
+
+
+def test_by_how_episodes_ended_by_hand() -> None:
+    kinds = ["success", "success", "success", "drop", "drop", "success", "drop", "drop"]
+    rows = [{**row, "kind": kind} for row, kind in zip(ROWS, kinds, strict=True)]
+    rows[0]["voc"] = None  # undefined: counts for the final value only
+    found = judge(DETECTOR, rows)["kinds"]
+    assert list(found) == ["drop", "success"]
+    assert (found["drop"]["episodes"], found["success"]["episodes"]) == (4, 4)
+    called = {
+        name: (cell["called_success"]["count"], cell["called_success"]["of"]) for name, cell in found.items()
+    }
+    assert called == {"drop": (1, 2), "success": (2, 3)}
+    assert found["drop"]["final"]["value"] == pytest.approx(0.4)
+    assert found["success"]["final"]["value"] == pytest.approx(0.7)
+    assert found["success"]["voc"]["episodes"] == 2 and found["drop"]["accuracy"]["value"] == 0.5
+    assert "50.0 % (9 to 91)" in format_success(judge(DETECTOR, rows)).splitlines()[-2]
+    assert judge(DETECTOR, ROWS)["kinds"] == {}
+
+
+@pytest.mark.parametrize(
+    "facts, success, kind",
+    [
+        ({"flaws": ["grasp"]}, True, "success"),
+        ({"flaws": ["grasp", "short"], "failure": "gave_up"}, False, "grasp+short"),
+        ({"flaws": [], "failure": "gave_up"}, False, "gave_up"),
+        ({}, False, "failure"),
+    ],
+)
+def test_how_an_episode_ended(facts: dict[str, Any], success: bool, kind: str) -> None:
+    assert kind_of(facts, success) == kind
 
 
 def test_roc_by_hand() -> None:
