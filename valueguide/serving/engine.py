@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 from typing import Any, overload
 
@@ -312,15 +313,19 @@ def _actions(work: _Work) -> Any:
 def _config(request: DecideRequest, critic: Any) -> SteeringConfig:
     """Raises ConfigError for settings that steering would refuse."""
     limit = request.spread_limit
-    return SteeringConfig(
-        k=request.k,
-        beta=request.beta,
-        execute=request.execute,
-        aggregate=request.aggregate,
-        deadline_s=request.deadline_s,
-        spread_limit=getattr(critic, "spread_limit", None) if limit == CALIBRATED else limit,  # type: ignore[arg-type]
-        shadow=request.shadow,
+    return _checked_config(
+        request.k,
+        request.beta,
+        request.execute,
+        request.aggregate,
+        request.deadline_s,
+        getattr(critic, "spread_limit", None) if limit == CALIBRATED else limit,
+        request.shadow,
     )
+
+
+#: A robot's settings are the same each time. Not those that are refused: they are looked at again.
+_checked_config = lru_cache(maxsize=64)(SteeringConfig)
 
 
 def _groups(works: Iterable[_Work], key: Callable[[_Work], Any]) -> list[list[_Work]]:

@@ -91,6 +91,7 @@ class Server:
         self._drain_until = float("inf")
         self._next_housekeeping = 0.0
         self._pace = Pace()
+        self._received = 0
         self._trouble: BaseException | None = None
         self._worker = threading.Thread(target=self._work, daemon=True, name="models")
         self._network = threading.Thread(target=self._serve, daemon=True, name="network")
@@ -179,7 +180,7 @@ class Server:
                 self._handle(name, user, message, received_ns)
             except ValueguideError as error:
                 self._refuse(name, None, 0, received_ns, "message", str(error))
-            self.metrics.received.inc(sum(map(len, frames)))
+            self._received += sum(map(len, frames))
             # One robot alone has nobody to share a pass with: what else it sent can wait for the next round.
             if len(self._sessions.by_identity) < 2 or not poll((self._door.socket,)):
                 return
@@ -295,7 +296,6 @@ class Server:
 
     def _send_outcomes(self, jobs: list[Job], outcomes: list[Outcome]) -> None:
         self._busy = False
-        self.metrics.batch.observe(len(jobs))
         for job, outcome in zip(jobs, outcomes, strict=True):
             session = self._sessions.by_identity.get(job.identity)
             if session is None or session.number != job.session:
@@ -309,6 +309,7 @@ class Server:
             self._send(job.identity, reply)
             session.decisions += 1
             self.metrics.answered(outcome, time.perf_counter() - job.arrived)
+        self.metrics.batch.observe(len(jobs))
 
     def _tell_failure(self, session: Session, job: Job, error: Exception) -> None:
         code, text = "message", str(error)
@@ -358,6 +359,8 @@ class Server:
 
     def _keep_house(self) -> None:
         self.metrics.waiting.set(self._sessions.waiting)
+        self.metrics.received.inc(self._received)  # here, where no answer waits for it
+        self._received = 0
         now = time.perf_counter()
         if now < self._next_housekeeping:
             return

@@ -9,10 +9,11 @@ from typing import Any
 from numpy.typing import NDArray
 
 from valueguide.errors import DataError, mismatch
-from valueguide.transport.wire import Message
+from valueguide.transport.wire import DTYPES, Message
 
 _MAX_TEXT = 4096
 _NUMBER = (int, float)
+_KINDS = {dtype.name: dtype for dtype in DTYPES.values()}
 
 
 def whole(body: Mapping[str, Any], key: str, low: int, high: int, default: int | None = None) -> int:
@@ -70,7 +71,7 @@ def array(
             raise DataError(mismatch("message", f"array {name!r}", f"{kind} numbers", "none"))
         return None
     # Compared as dtypes: to name one takes numpy longer than all else here.
-    if found.dtype != kind or found.ndim != dimensions:
+    if found.dtype != _KINDS[kind] or found.ndim != dimensions:
         have = f"{found.dtype.name} {found.shape}"
         raise DataError(mismatch("message", f"array {name!r}", f"{kind}, {dimensions} dimensions", have))
     return found

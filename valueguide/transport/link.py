@@ -50,6 +50,8 @@ _QUEUE, _MAX_FRAME = 8, 1 << 25
 _LOOK_S = 0.1
 #: Who asks waits up to so long for a thread that is just about to end its turn.
 _SHORT_S = 0.005
+#: Who waits looks at least so often, seconds, though nothing is due.
+_REST_S = 1.0
 
 
 class ServerLink:
@@ -154,7 +156,7 @@ class ServerLink:
             while not pending.done and not self._closed.is_set():
                 self._look_after()
                 # Rounded up: a poll that ends just before its time would spin.
-                self._take_news(math.ceil(1e3 * min(1.0, max(0.0, self._due - time.monotonic()))))
+                self._take_news(math.ceil(1e3 * min(_REST_S, max(0.0, self._due - time.monotonic()))))
         finally:
             self._driven = False
             self._sleep.hush(False)

@@ -47,7 +47,7 @@ class Sleep:
     """Waits, without touching them, until ZeroMQ sockets have news; `wake` ends it from any thread.
 
     A socket's descriptor may be waited for by a thread that does not have the socket. Such news are hints:
-    whoever has the socket looks with `poll`. While `hush`ed, sockets do not end a sleep.
+    whoever has the socket looks with `poll`. While `hush`ed, the first socket does not end a sleep.
     """
 
     def __init__(self) -> None:
@@ -63,18 +63,23 @@ class Sleep:
         self._hushed = False
 
     def watch(self, *watched: zmq.Socket[bytes]) -> None:
-        """These sockets from now on, in place of those before; before any of them is closed."""
+        """These sockets from now on, in place of those before; before any of them is closed.
+
+        The first one can be hushed.
+        """
         for descriptor in self._descriptors:
             with contextlib.suppress(OSError, KeyError):
                 self._poll.unregister(descriptor)
         self._descriptors = tuple(int(socket.get(zmq.FD)) for socket in watched)
         for descriptor in self._descriptors:
-            self._poll.register(descriptor, 0 if self._hushed else select.POLLIN)
+            self._poll.register(descriptor, select.POLLIN)
+        if self._hushed:
+            self.hush(True)
 
     def hush(self, quiet: bool) -> None:
         self._hushed = quiet
-        for descriptor in self._descriptors:
-            self._poll.modify(descriptor, 0 if quiet else select.POLLIN)
+        if self._descriptors:
+            self._poll.modify(self._descriptors[0], 0 if quiet else select.POLLIN)
 
     def wake(self) -> None:
         """Full or closed: it has been told often enough."""

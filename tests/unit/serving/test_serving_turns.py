@@ -142,7 +142,8 @@ def test_an_answer_nobody_waits_for_is_there_without_a_look() -> None:
         assert pending.result().reply.actions[0, 0] == 3.0
 
 
-def test_who_waits_also_sends_and_receives_for_others() -> None:
+def test_who_waits_also_sends_and_receives_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "_REST_S", 30.0)  # it is woken, and does not just look now and then
     with by_hand() as (server, connection):
         first = Waiter(connection.ask(request(1)))
         asked = server.take("decide")
@@ -195,7 +196,8 @@ def test_pings_go_out_while_somebody_waits_and_while_nobody_does() -> None:
         assert waiter.found == 1.0
 
 
-def test_to_close_ends_who_waits() -> None:
+def test_to_close_ends_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "_REST_S", 30.0)
     with by_hand() as (server, connection):
         waiter = Waiter(connection.ask(request()))
         server.take("decide")
