@@ -63,6 +63,23 @@ def test_all_arms_run_on_the_same_episodes_and_resume(workspace: Path, suite: st
     assert again["arms"] == first["arms"]
 
 
+def test_a_policy_of_states_learns_the_same_where_there_are_pictures_too(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _run("collect", "--suite", "wxai-both", "--tasks", _TASKS, "--episodes", "4", "--skill", "0.7",
+         "--workers", "1", "--out", str(workspace / "both"))  # fmt: skip
+    training = ["train", "policy", "--backbone", str(workspace / "backbone"), "--steps", "30", "--batch-size",
+                "32", "--hidden-dim", "32", "--layers", "1", "--state-only"]  # fmt: skip
+    _run(*training, "--dataset", str(workspace / "both"), "--out", str(workspace / "blind"))
+    weights = [
+        (workspace / name / "model.safetensors").read_bytes() for name in ("wxai-state-policy", "blind")
+    ]
+    assert weights[0] == weights[1]
+    with pytest.raises(SystemExit) as stop:
+        main([*training, "--dataset", str(workspace / "wxai"), "--out", str(workspace / "nothing")])
+    assert stop.value.code == 2 and "--state-only" in capsys.readouterr().err
+
+
 def test_an_evaluation_with_other_settings_is_not_mixed_in(
     workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -73,6 +73,9 @@ def _policy_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--horizon", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument(
+        "--state-only", action="store_true", help="look at no pictures, though there are some"
+    )
     parser.add_argument("--half", action="store_true", help="store the weights in 16 bits: half the size")
     parser.add_argument("--seed", type=int, default=0)
     add_device_argument(parser)

@@ -13,7 +13,7 @@ from valueguide.cli.common import progress_bar
 from valueguide.cli.device import usable_device
 from valueguide.cli.features import vision_features
 from valueguide.data.reader import EpisodeDataset
-from valueguide.errors import ConfigError
+from valueguide.errors import ConfigError, mismatch
 from valueguide.policies.load import save_policy
 from valueguide.policies.train import PolicyData, PolicySize, PolicyTrainer, make_config
 
@@ -23,14 +23,17 @@ def train_policy(args: argparse.Namespace) -> dict[str, Any]:
     device = usable_device(args.device)
     clip = clip_folder(args.backbone)
     dataset = EpisodeDataset.open(args.dataset)
-    data = policy_data(dataset, clip, device)
+    shown = () if args.state_only else dataset.cameras
+    if not shown and dataset.environment_state is None:
+        raise ConfigError(mismatch("--state-only", "dataset", "the simulator's state", str(args.dataset)))
+    data = policy_data(dataset, clip, device, pictures=bool(shown))
     size = PolicySize(
         horizon=args.horizon,
         hidden_dim=args.hidden_dim,
         num_layers=args.layers,
         learning_rate=args.learning_rate,
     )
-    cameras = {name: dataset.image_shape(name) for name in dataset.cameras}
+    cameras = {name: dataset.image_shape(name) for name in shown}
     config = make_config(size, str(clip), data.state.shape[1], data.actions.shape[1], cameras, device)
     trainer = PolicyTrainer(config, data, cameras, dataset.environment_state is not None, args.seed)
     losses: list[float] = []
@@ -70,13 +73,16 @@ def clip_folder(backbone: Path) -> Path:
     )
 
 
-def policy_data(dataset: EpisodeDataset, clip: Path, device: str = "cpu") -> PolicyData:
-    """All frames with the privileged state appended or the vision features computed (on `device`)."""
+def policy_data(
+    dataset: EpisodeDataset, clip: Path, device: str = "cpu", pictures: bool = True
+) -> PolicyData:
+    """All frames, the privileged state appended and the vision features computed (on `device`) where there
+    are any. pictures: look at them."""
     state = dataset.state
     if dataset.environment_state is not None:
         state = np.concatenate([state, dataset.environment_state], axis=1)
     features = None
-    if dataset.cameras:
+    if dataset.cameras and pictures:
         flat = vision_features(dataset, clip, device)[: len(state)]
         features = flat.reshape(len(state), len(dataset.cameras), -1)
     return PolicyData(
