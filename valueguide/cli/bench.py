@@ -14,6 +14,7 @@ from valueguide.cli import (
     bench_link,
     bench_progress,
     bench_ranking,
+    bench_soak,
     bench_transport,
 )
 from valueguide.cli.common import shipped
@@ -26,6 +27,7 @@ EXAMPLES = """examples:
   valueguide bench transport --json transport.json    # against gRPC, WebSocket, raw ZeroMQ; many robots
   valueguide bench transport --quick --repeats 1 --json -
   valueguide bench link --episodes 15 --json link.json   # guided episodes over a slow link, server killed
+  valueguide bench soak --minutes 30 --robots 2 --json soak.json   # memory and p99 over half an hour
   valueguide bench ros --json ros.json                # stages of a decision, gate, executor, images
   valueguide bench ros --success 10 --json ros.json   # and does the graph succeed as often as eval does?
   valueguide bench ranking --states 90 --k 8 --critic a --critic b   # critics against true rollouts
@@ -49,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "help",
             "transport",
             "link",
+            "soak",
             "fuzz",
             "progress",
         ),
@@ -78,6 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     bench_progress.add_arguments(parser)
     bench_transport.add_arguments(parser)
     bench_link.add_arguments(parser)
+    bench_soak.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -90,6 +94,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         return bench_help.run(args)
     if args.name == "link":
         return bench_link.run(args)
+    if args.name == "soak":
+        return bench_soak.run(args)
     device = usable_device(args.device)
     if args.name == "ros":
         measured = _ros(args)
