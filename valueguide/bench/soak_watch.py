@@ -13,9 +13,10 @@ _PROC = Path("/proc")
 
 @dataclass(frozen=True)
 class Usage:
-    """private, pss, rss: MB. private is what only this process holds, and what a leak adds to; of what is
-    shared, such as the code of libraries, pss has this process's part and rss all of it. files: open ones,
-    sockets and pipes too."""
+    """private, pss, rss: MB. private is what this process wrote, in memory or swapped out, and what a leak
+    adds to; pages of files do not count, which are shared or not by who else runs. Of what is shared, such
+    as the code of libraries, pss has this process's part and rss all of it. files: open ones, sockets and
+    pipes too."""
 
     private: float
     pss: float
@@ -30,7 +31,7 @@ def usage(pid: int) -> Usage:
     try:
         sizes = _kilobytes((folder / "smaps_rollup").read_text())
         return Usage(
-            private=(sizes["Private_Clean"] + sizes["Private_Dirty"]) / 1024,
+            private=(sizes["Private_Dirty"] + sizes.get("Swap", 0)) / 1024,
             pss=sizes["Pss"] / 1024,
             rss=sizes["Rss"] / 1024,
             files=len(os.listdir(folder / "fd")),

@@ -183,6 +183,11 @@ class ChunkExecutor:
             self.state = State.RUNNING
         return True
 
+    @property
+    def next_chunk(self) -> int | None:
+        """The chunk from which the next tick runs a step; None where it will not."""
+        return self._queue[0].chunk_id if self.state is State.RUNNING and self._queue else None
+
     def tick(self, now: float) -> tuple[Motion | None, Request | None]:
         """One control period begins: what to send, if anything, and what to ask for, if anything."""
         motion = self._next_motion(now)

@@ -7,7 +7,6 @@ that the key goes to the host that was named and to no other.
 from __future__ import annotations
 
 import contextlib
-import email.utils
 import http.client
 import json
 import logging
@@ -18,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -145,7 +145,7 @@ class JsonEndpoint:
                 raise TimeoutError
             if response.length:  # http.client does not mind a body shorter than announced when given a size
                 raise _Again("the connection ended within the reply")
-            return response.status, _retry_after(response.headers.get("Retry-After")), payload
+            return response.status, _retry_after(dict(response.headers)), payload
         except ssl.SSLCertVerificationError as error:
             raise ConfigError(f"{self.url}: certificate not trusted: {error.verify_message}") from None
         except (OSError, http.client.HTTPException) as error:
@@ -200,14 +200,19 @@ class _Watchdog:
                 self._sock.shutdown(socket.SHUT_RDWR)
 
 
-def _retry_after(value: str | None) -> float | None:
-    """Seconds, from a number or a date; None when absent or neither."""
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds, from a number or a date; None when absent or neither.
+
+    A date is counted from the reply's own: the clock here may be hours off, or have jumped.
+    """
+    value = headers.get("Retry-After")
     if value is None:
         return None
     if value.strip().isascii() and value.strip().isdigit():
         return float(value.strip()[:9])
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+        until, said = parsedate_to_datetime(value).timestamp(), headers.get("Date")
+        return max(0.0, until - (parsedate_to_datetime(said).timestamp() if said else time.time()))
     except (ValueError, TypeError):
         return None
 

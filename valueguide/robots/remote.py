@@ -2,7 +2,8 @@
 
 Call `step` once a control period; it never waits. While a chunk runs the next one is fetched, with the
 actions that will have run by then in front of every candidate. Without an answer in time it says hold, and
-asks anew with what the robot sees then.
+asks anew with what the robot sees then. So it does when what was planned is older than an answer may be, by
+the link's `timeout_s`, and a chunk takes to run: a process that stood still does not finish its old chunk.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class Planned:
 class _Asked:
     pending: Pending
     request: Request
+    at: float
 
 
 class RemotePilot:
@@ -71,6 +73,7 @@ class RemotePilot:
         self._absolute, self._increments, self._clock = absolute, increments, clock
         self.on_planned = on_planned
         self._asked: _Asked | None = None
+        self._asked_at: dict[int, float] = {}
         self._seed, self._decisions = 0, 0
         self.planned: Planned | None = None
         self.trouble = ""
@@ -79,6 +82,7 @@ class RemotePilot:
         """A new episode."""
         self.steerer.reset()
         self._asked, self._seed, self._decisions = None, seed, 0
+        self._asked_at = {}
         self.executor.start()
 
     def stop(self) -> None:
@@ -89,8 +93,10 @@ class RemotePilot:
     def step(self, observation: Observation) -> Motion | None:
         """What to send in this control period; None: hold the measured pose."""
         self.steerer.observe(observation)
-        self._collect()
-        motion, request = self.executor.tick(self._clock())
+        now = self._clock()
+        self._collect(now)
+        self._drop_what_is_too_old(now)
+        motion, request = self.executor.tick(now)
         if request is not None:
             noise = int(np.random.default_rng([self._seed, self._decisions]).integers(2**31))
             self._decisions += 1
@@ -100,10 +106,21 @@ class RemotePilot:
                 absolute=self._absolute,
                 increments=self._increments,
             )
-            self._asked = _Asked(pending, request)
+            self._asked = _Asked(pending, request, now)
         return motion
 
-    def _collect(self) -> None:
+    def _drop_what_is_too_old(self, now: float) -> None:
+        """Where this process stood still, or was slow, the plan is for an arm and a scene of before.
+
+        As old as an action may be: answered just before the deadline, and the last of its chunk.
+        """
+        settings, chunk = self.executor.settings, self.executor.next_chunk
+        oldest = self.steerer.link.settings.timeout_s + settings.execute * settings.period_s
+        if chunk is not None and now - self._asked_at[chunk] > oldest:
+            self._asked = None
+            self.executor.refused()
+
+    def _collect(self, now: float) -> None:
         if self._asked is None or not self._asked.pending.done:
             return
         asked, self._asked = self._asked, None
@@ -115,7 +132,9 @@ class RemotePilot:
             return
         self.trouble = ""
         start = len(asked.request.committed)
-        used = self.executor.on_chunk(chunk, asked.request.request_id, start, self._clock())
+        used = self.executor.on_chunk(chunk, asked.request.request_id, start, now)
+        if used:  # Beside the chunk that runs: older ones are used up.
+            self._asked_at = {chunk.chunk_id: asked.at, **dict([*self._asked_at.items()][:1])}
         took = self.steerer.timing.total_s
         self.planned = Planned(chunk, candidates, decision, start, took, used)
         self.on_planned(self.planned)

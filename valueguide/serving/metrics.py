@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import sys
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,6 +16,7 @@ from prometheus_client import generate_latest as text_of
 from valueguide.errors import ConfigError, mismatch
 from valueguide.transport.messages import DecideReply
 
+log = logging.getLogger("valueguide.serving")
 _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 _BATCHES = (1, 2, 4, 8, 16, 32, 64)
 
@@ -58,6 +61,14 @@ class Metrics:
         return text_of(self.registry)
 
 
+class _Pages(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Readers that leave in the middle are theirs to explain: one line, where it is asked for."""
+        log.info("status page: %s left in the middle: %s", client_address, sys.exception())
+
+
 class StatusPage:
     """GET /metrics and /health on a loopback port. health: JSON-ready, with "status"; 503 unless "ready"."""
 
@@ -88,10 +99,9 @@ class StatusPage:
                 """One line a scrape is too many."""
 
         try:
-            self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+            self._server = _Pages(("127.0.0.1", port), Handler)
         except OSError as error:
             raise ConfigError(mismatch("--status-port", "port", "a free one", f"{port} ({error})")) from None
-        self._server.daemon_threads = True
         self.port = int(self._server.server_address[1])
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True, name="status")
         self._thread.start()

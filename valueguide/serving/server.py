@@ -180,6 +180,9 @@ class Server:
                 self._handle(name, user, message, received_ns)
             except ValueguideError as error:
                 self._refuse(name, None, 0, received_ns, "message", str(error))
+            except Exception as error:  # such as no memory for it: must not end what serves the others
+                log.error("a message could not be taken", exc_info=error)
+                self._refuse(name, None, 0, received_ns, "failed", f"{type(error).__name__}: {error}")
             self._received += sum(map(len, frames))
             # One robot alone has nobody to share a pass with: what else it sent can wait for the next round.
             if len(self._sessions.by_identity) < 2 or not poll((self._door.socket,)):
@@ -304,9 +307,13 @@ class Server:
             if isinstance(outcome, Exception):
                 self._tell_failure(session, job, outcome)
                 continue
-            body, arrays = decision_message(outcome)
-            reply = self._reply(DECISION, session, job.seq, job.received_ns, body, arrays)
-            self._send(job.identity, reply)
+            try:
+                body, arrays = decision_message(outcome)
+                reply = self._reply(DECISION, session, job.seq, job.received_ns, body, arrays)
+                self._send(job.identity, reply)
+            except Exception as error:  # as where messages are taken
+                self._tell_failure(session, job, error)
+                continue
             session.decisions += 1
             self.metrics.answered(outcome, time.perf_counter() - job.arrived)
         self.metrics.batch.observe(len(jobs))

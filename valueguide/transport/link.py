@@ -387,6 +387,10 @@ class ServerLink:
         if message.kind != DECISION:
             pending.finish(error=DataError(f"server: expected a decision, found {message.kind!r}"))
             return
+        if now_ns * 1e-9 >= pending.deadline:  # it waited here, because this process or thread stood still
+            self.counters.missed += 1
+            pending.finish(error=LinkError(f"server {self.settings.endpoint}: no answer in time"))
+            return
         try:
             reply = read_decision(message)
         except DataError as error:
