@@ -13,7 +13,7 @@ from typing import Any
 
 from valueguide import __version__
 from valueguide.cli.options import with_config
-from valueguide.errors import ValueguideError
+from valueguide.errors import ConfigError, ValueguideError, mismatch
 
 COMMANDS = {
     "demo": "a frozen policy alone, then guided by a critic: table, report and videos",
@@ -93,7 +93,10 @@ def _write_json(target: str, result: dict[str, Any] | None) -> None:
     if target == "-":
         print(text)
     else:
-        Path(target).write_text(text + "\n")
+        try:
+            Path(target).write_text(text + "\n")
+        except OSError as error:
+            raise ConfigError(mismatch("--json", "file", "one that can be written", error)) from None
 
 
 def _overview() -> str:

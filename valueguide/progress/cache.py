@@ -83,8 +83,12 @@ class AnswerCache:
             stored = {name: getattr(reply, name) for name in _FIELDS}
             path.parent.mkdir(parents=True, exist_ok=True)
             whole = path.with_name(f".{key}.{os.getpid()}.tmp")  # other processes may write the same key
-            whole.write_text(json.dumps({"key": key, "sha256": _digest(stored), "reply": stored}))
-            os.replace(whole, path)  # not flushed: what a power failure halves, its digest gives away
+            try:
+                whole.write_text(json.dumps({"key": key, "sha256": _digest(stored), "reply": stored}))
+                os.replace(whole, path)  # not flushed: what a power failure halves, its digest gives away
+            except OSError:
+                whole.unlink(missing_ok=True)
+                raise
 
     def _path(self, key: str) -> Path | None:
         return None if self._folder is None else self._folder / key[:2] / f"{key}.json"
