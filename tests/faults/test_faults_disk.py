@@ -29,8 +29,8 @@ from valueguide.testing.stand_ins import load_critic, policy, write_critic
 
 for _area in ("data", "online"):
     sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / _area))
-from data_episodes import SPEC, assert_same_episode, make_episode
-from segment_episodes import segment
+from data_episodes import SPEC, assert_same_episode, make_episode  # noqa: E402
+from segment_episodes import segment  # noqa: E402
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(120)]
 MB = 2**20

@@ -1,4 +1,4 @@
-"""`valueguide bench soak` for real, but for half a minute: what it says is there, and nothing is left over."""
+"""`valueguide bench soak` for real, for half a minute: what it says is there, and nothing is left over."""
 
 from __future__ import annotations
 

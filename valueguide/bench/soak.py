@@ -30,7 +30,7 @@ from valueguide.transport.messages import BYE, HELLO, WELCOME
 from valueguide.transport.wire import Message, decode, encode
 
 SERVER = "server"
-_ANSWER_MS, _START_S, _LAST_LINES = 10_000, 300.0, 5
+_ANSWER_MS, _START_S, _LAST_LINES = 10_000, 300.0, 15
 
 
 @dataclass(frozen=True)

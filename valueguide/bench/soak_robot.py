@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import sys
 import threading
 import time
@@ -128,7 +129,8 @@ def main() -> None:
     closed = threading.Event()
 
     def listen() -> None:
-        sys.stdin.buffer.read()
+        while os.read(0, 1024):  # not `sys.stdin`, whose lock would be held when the interpreter ends
+            pass
         closed.set()
 
     def say(what: dict[str, Any]) -> None:

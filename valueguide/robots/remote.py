@@ -133,8 +133,10 @@ class RemotePilot:
         self.trouble = ""
         start = len(asked.request.committed)
         used = self.executor.on_chunk(chunk, asked.request.request_id, start, now)
-        if used:  # Beside the chunk that runs: older ones are used up.
-            self._asked_at = {chunk.chunk_id: asked.at, **dict([*self._asked_at.items()][:1])}
+        if used:
+            self._asked_at[chunk.chunk_id] = asked.at
+            first = self.executor.next_chunk
+            self._asked_at = {n: at for n, at in self._asked_at.items() if first is not None and n >= first}
         took = self.steerer.timing.total_s
         self.planned = Planned(chunk, candidates, decision, start, took, used)
         self.on_planned(self.planned)

@@ -220,7 +220,8 @@ def main() -> None:
     ended = threading.Event()
 
     def listen() -> None:
-        sys.stdin.read()
+        while os.read(0, 1024):  # not `sys.stdin`, whose lock would be held when the interpreter ends
+            pass
         ended.set()
 
     threading.Thread(target=listen, daemon=True).start()

@@ -104,6 +104,17 @@ def test_it_holds_when_the_server_dies_and_goes_on_with_the_next_one() -> None:
     connection.close()
 
 
+def test_several_short_chunks_may_wait_and_each_has_its_age() -> None:
+    """Asked for as early as can be and answered at once: of each chunk one step runs, three wait."""
+    with running(FakePolicy(noise=0.01)) as server, link(server) as connection:
+        pilot = RemotePilot(RemoteSteerer(connection, SteeringConfig(k=2)), SETTINGS)
+        pilot.executor.delay.steps = lambda period_s, most: most  # type: ignore[method-assign]
+        pilot.start()
+        point = Point(pilot)
+        chunks = {motion.chunk_id for _ in range(80) if (motion := point.step()) is not None}
+        assert len(chunks) > 10 and not pilot.trouble
+
+
 def test_an_answer_that_comes_too_late_does_not_run() -> None:
     policy = FakeGatedPolicy()
     with running(policy) as server, ServerLink(LinkSettings(server.endpoint, timeout_s=0.3)) as connection:
