@@ -65,5 +65,6 @@ def progress_bar(total: int, unit: str) -> Iterator[Progress]:
 
 
 def shipped(suite: str, kind: str) -> str:
-    """Path of a shipped checkpoint. suite: "wxai" or "wxai-state"; kind: "policy" or "critic"."""
+    """Path of a shipped checkpoint. suite: "wxai" or "wxai-state"; kind: "policy", "critic" or, of "wxai"
+    only, "progress"."""
     return str(CHECKPOINTS / suite / kind)

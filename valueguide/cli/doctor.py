@@ -102,6 +102,7 @@ def _every_check(out: Path) -> Iterator[Check]:
     for suite in _SUITES:
         for kind in _KINDS:
             yield check_checkpoint(suite, kind)
+    yield check_checkpoint("wxai", "progress")
 
 
 def check_python() -> Check:

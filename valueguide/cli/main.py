@@ -22,6 +22,7 @@ COMMANDS = {
     "learner": "a critic that learns from episodes while they are recorded, in a process of its own",
     "critics": "versions of a critic: check, shadow, promote, roll back",
     "eval": "compare arms on the same initial states",
+    "compare": "evaluations that ran apart, side by side on the same episodes",
     "replay": "logged choices made again by another critic, temperature or aggregation",
     "convert": "a dataset with interventions marked as one of LeRobot's programs marks them",
     "progress": "how far along a task is, by a vision-language model: score, detect success, filter",

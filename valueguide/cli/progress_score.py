@@ -65,7 +65,8 @@ def _backend_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("backend")
     names = ("transformers", "openai", "topreward")
     group.add_argument("--backend", default="transformers", choices=names, help="what answers")
-    group.add_argument("--model", required=True, help="folder, Hub name, or name at the endpoint")
+    group.add_argument("--model", default="", help="folder, Hub name, or name at the endpoint (default: the "
+                       "small one that ships, which knows nothing but this simulator)")  # fmt: skip
     group.add_argument("--revision", default="", help="of a model on the Hub")
     group.add_argument("--dtype", default="auto", help="of a local model's weights")
     group.add_argument("--processor", default="{}", help="JSON options for a local model's processor")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from valueguide.cli.bags import imported_bag, is_bag
+from valueguide.cli.common import shipped
 from valueguide.cli.device import usable_device
 from valueguide.data.reader import EpisodeDataset
 from valueguide.errors import ConfigError, DataError, mismatch
@@ -207,7 +208,7 @@ def _local(args: argparse.Namespace, place: Place) -> ProgressBackend:
     from valueguide.progress.local import TransformersBackend
 
     return TransformersBackend(
-        args.model,
+        args.model or shipped("wxai", "progress"),
         args.revision,
         place.device(usable_device(args.device)),
         args.dtype,
@@ -216,6 +217,8 @@ def _local(args: argparse.Namespace, place: Place) -> ProgressBackend:
 
 
 def _endpoint(args: argparse.Namespace) -> ProgressBackend:
+    if not args.model:
+        raise ConfigError(mismatch("--model", "value", "the model's name at the endpoint", "none"))
     return OpenAiBackend(
         args.url,
         args.model,

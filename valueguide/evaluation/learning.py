@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from valueguide.errors import ConfigError, mismatch
-from valueguide.evaluation.statistics import bootstrap_mean, wilson
+from valueguide.evaluation.comparison import Row, by_task, difference, rate
+from valueguide.evaluation.statistics import bootstrap_mean
 
 Run = dict[str, Any]
-Row = dict[str, Any]
 #: Settings in which runs that are compared may differ.
 _OWN = ("method", "seed", "collect_seed", "weights", "critic_steps", "policy_steps", "learning_rate",
         "backup", "start", "proposals")  # fmt: skip
@@ -45,9 +45,9 @@ def compare_runs(runs: Sequence[Run]) -> dict[str, Any]:
         "seeds": {method: [run["settings"]["seed"] for run in own] for method, own in methods.items()},
         "success": {method: _success_curve(own, last) for method, own in methods.items()},
         "takeovers": {method: _takeover_curve(own) for method, own in methods.items()},
-        "final": {name: _rate(parts) for name, parts in finals.items()},
+        "final": {name: rate(parts) for name, parts in finals.items()},
         "paired": {
-            f"{a} - {b}": _difference(finals[a], finals[b])
+            f"{a} - {b}": difference(finals[a], finals[b])
             for i, a in enumerate(finals)
             for b in list(finals)[i + 1 :]
         },
@@ -78,7 +78,7 @@ def _success_curve(runs: Sequence[Run], last: int) -> list[dict[str, Any]]:
     for iteration in range(last + 1):
         parts = [_rows(run, iteration, arm) for run in runs]
         if all(parts):
-            points.append({"iteration": iteration, **_rate(parts)})
+            points.append({"iteration": iteration, **rate(parts)})
     return points
 
 
@@ -86,7 +86,7 @@ def _takeover_curve(runs: Sequence[Run]) -> list[dict[str, Any]]:
     points = []
     for name in sorted(runs[0]["collected"], key=lambda n: int(n.rpartition("-")[2])):
         rows = [row for run in runs for row in run["collected"].get(name, [])]
-        mean, low, high = bootstrap_mean(_by_task(rows, "takeovers"))
+        mean, low, high = bootstrap_mean(by_task(rows, "takeovers"))
         human = sum(row["human_steps"] for row in rows) / max(sum(row["steps"] for row in rows), 1)
         success = float(np.mean([row["success"] for row in rows]))
         points.append(
@@ -100,41 +100,3 @@ def _takeover_curve(runs: Sequence[Run]) -> list[dict[str, Any]]:
             }
         )
     return points
-
-
-def _rate(parts: Sequence[Sequence[Row]]) -> dict[str, Any]:
-    """parts: the rows of each training seed."""
-    rows = [row for part in parts for row in part]
-    by_task = _by_task(rows, "success")
-    return {
-        "mean": float(np.mean([np.mean(values) for values in by_task.values()])),
-        "wilson95": list(wilson(sum(bool(row["success"]) for row in rows), len(rows))),
-        "n": len(rows),
-        "tasks": {task: float(np.mean(values)) for task, values in by_task.items()},
-        "seeds": [float(np.mean([np.mean(v) for v in _by_task(part, "success").values()])) for part in parts],
-    }
-
-
-def _difference(a: Sequence[Sequence[Row]], b: Sequence[Sequence[Row]]) -> dict[str, Any]:
-    """a - b on the same episodes, each first averaged over its training seeds."""
-    mine, theirs = _by_episode(a), _by_episode(b)
-    by_task: dict[str, list[float]] = {}
-    for key in sorted(mine.keys() & theirs.keys()):
-        by_task.setdefault(key[0], []).append(mine[key] - theirs[key])
-    mean, low, high = bootstrap_mean(by_task)
-    return {"delta": mean, "ci95": [low, high], "n": sum(len(values) for values in by_task.values())}
-
-
-def _by_episode(parts: Sequence[Sequence[Row]]) -> dict[tuple[str, int], float]:
-    collected: dict[tuple[str, int], list[float]] = {}
-    for part in parts:
-        for row in part:
-            collected.setdefault((row["task"], row["episode"]), []).append(float(row["success"]))
-    return {key: float(np.mean(values)) for key, values in collected.items()}
-
-
-def _by_task(rows: Sequence[Row], name: str) -> dict[str, list[float]]:
-    by_task: dict[str, list[float]] = {}
-    for row in rows:
-        by_task.setdefault(row["task"], []).append(float(row[name]))
-    return by_task
