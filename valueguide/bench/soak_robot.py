@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from valueguide.errors import ValueguideError
 from valueguide.evaluation.arms import sampling_seed
 from valueguide.evaluation.linked import LinkedSettings, linked
 from valueguide.execution.executor import ExecutorSettings, Motion
@@ -26,8 +27,9 @@ from valueguide.execution.splice import increments
 from valueguide.robots.remote import Planned, RemotePilot
 from valueguide.steering.steer import SteeringConfig
 from valueguide.transport.link import ServerLink
-from valueguide.transport.pending import LinkSettings
+from valueguide.transport.pending import LinkSettings, Pending
 from valueguide.transport.steerer import RemoteSteerer
+from valueguide.types import ActionChunk, Candidates, Decision
 
 _CONNECT_S = 60.0
 
@@ -55,6 +57,23 @@ class _Ended(Exception):
     """In the middle of an episode."""
 
 
+class _TellingSteerer(RemoteSteerer):
+    """Says which questions failed that somebody waited for, without those that a new episode overtook."""
+
+    def __init__(
+        self, link: ServerLink, config: SteeringConfig, say: Callable[[dict[str, Any]], None]
+    ) -> None:
+        super().__init__(link, config, connect_s=_CONNECT_S)
+        self._say = say
+
+    def take(self, pending: Pending) -> tuple[ActionChunk, Candidates, Decision]:
+        try:
+            return super().take(pending)
+        except ValueguideError as error:
+            self._say({"error": str(error)})
+            raise
+
+
 class Robot:
     """See the module. say: takes what goes out as a line. ended: asked in every control period."""
 
@@ -68,7 +87,6 @@ class Robot:
         self._environments = [(task, self.suite.make(task)) for task in plan.tasks]
         self._episodes = 0
         self._planned: Planned | None = None
-        self._failed = 0
 
     def work(self) -> None:
         """Episodes until `ended`. Raises LinkError when no server answers at all."""
@@ -81,8 +99,7 @@ class Robot:
         until = time.monotonic() + (math.inf if plan.reconnect_s is None else plan.reconnect_s)
         with ServerLink(LinkSettings(plan.endpoint, name=plan.name, timeout_s=plan.timeout_s)) as link:
             config = SteeringConfig(k=plan.k, execute=plan.execute, aggregate=plan.aggregate)
-            pilot = self._pilot(RemoteSteerer(link, config, connect_s=_CONNECT_S))
-            self._failed = 0
+            pilot = self._pilot(_TellingSteerer(link, config, self._say))
             self._say({"session": plan.name})
             while time.monotonic() < until:
                 self._episode(pilot)
@@ -117,10 +134,6 @@ class Robot:
         if pilot.planned is not None and pilot.planned is not self._planned:
             self._planned = pilot.planned
             self._say({"decision_ms": 1e3 * pilot.planned.round_trip_s})
-        failed = pilot.steerer.link.counters.missed + pilot.steerer.link.counters.refused
-        for _ in range(failed - self._failed):
-            self._say({"error": pilot.trouble or "refused, or no answer in time"})
-        self._failed = failed
 
 
 def main() -> None:
