@@ -51,6 +51,7 @@ def test_a_healthy_machine_passes_and_the_result_is_json(monkeypatch, capsys) ->
     assert names[0] == "python"
     assert {f"package {module}" for module in doctor.PACKAGES} <= set(names)
     assert {f"checkpoint {s} {k}" for s in ("wxai", "wxai-state") for k in ("policy", "critic")} <= set(names)
+    assert "checkpoint wxai progress" in names
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(names) and all(line.startswith("ok ") for line in lines)
 
