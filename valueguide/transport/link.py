@@ -133,9 +133,8 @@ class ServerLink:
             return False
         try:
             work()
-        except (
-            BaseException
-        ):  # a Ctrl-C, say between two frames: the next message must not be appended to these
+        except BaseException:
+            # A Ctrl-C, say between two frames: the next message must not be appended to these.
             self._give_up("interrupted")
             raise
         finally:
