@@ -20,7 +20,10 @@ from valueguide.bench.transport_baselines import (
     SIDE,
     STATE,
     Content,
+    answer_message,
+    ask_message,
     lerobot_grpc,
+    messages_zmq,
     observation,
     process,
     raw_zmq,
@@ -30,17 +33,10 @@ from valueguide.serving.engine import Engine, Models, blank_observation
 from valueguide.serving.server import Server, ServerSettings
 from valueguide.serving.sessions import Job
 from valueguide.transport.link import ServerLink
-from valueguide.transport.messages import (
-    DECIDE,
-    DECISION,
-    DecideReply,
-    DecideRequest,
-    decide_message,
-    decision_message,
-)
+from valueguide.transport.messages import DecideRequest
 from valueguide.transport.pending import LinkSettings
-from valueguide.transport.wire import Message, encode
-from valueguide.types import Candidates, Decision, Observation
+from valueguide.transport.wire import encode
+from valueguide.types import Candidates, Observation
 
 _TIMEOUT_S = 60.0
 #: A stand-in for a policy on a GPU: seconds of a pass with one robot, and of each further row of it.
@@ -95,11 +91,10 @@ def _request(seed: int, k: int) -> DecideRequest:
 
 def _content(request: DecideRequest) -> Content:
     """The request's observation, the answer's numbers, and both as frames of our wire format."""
-    chunks = InstantPolicy(request.k).sample(request.k, 0)
-    answer = DecideReply(chunks.actions[0], Decision(0, "policy"), 4, "instant", candidates=chunks)
-    asked = encode(Message(DECIDE, 1, 1, 0, 1, 0, 1, 0, *decide_message(request)))
-    replied = encode(Message(DECISION, 1, 1, 1, 1, 1, 0, None, *decision_message(answer)))
-    return Content(request.window[0], chunks.actions, tuple(asked), tuple(replied))
+    chunks = InstantPolicy(request.k).sample(request.k, 0).actions
+    return Content(
+        request.window[0], chunks, tuple(encode(ask_message(request))), tuple(encode(answer_message(chunks)))
+    )
 
 
 @contextmanager
@@ -112,7 +107,12 @@ def _ours(request: DecideRequest) -> Iterator[Callable[[], Any]]:
         yield lambda: link.ask(request).result()
 
 
-_OTHERS = {"raw_zmq": raw_zmq, "websocket_msgpack": websocket_msgpack, "lerobot_grpc": lerobot_grpc}
+_OTHERS = {
+    "raw_zmq": raw_zmq,
+    "messages_zmq": messages_zmq,
+    "websocket_msgpack": websocket_msgpack,
+    "lerobot_grpc": lerobot_grpc,
+}
 
 
 def round_trip(

@@ -1,4 +1,5 @@
-"""What the link is measured against: raw ZeroMQ, LeRobot's asynchronous gRPC server, WebSocket with msgpack.
+"""What the link is measured against: raw ZeroMQ, our messages over it without a link, LeRobot's asynchronous
+gRPC server, WebSocket with msgpack.
 
 Each server runs in a process of its own on loopback and gets the same content: two pictures, a state and an
 instruction there, K chunks back. LeRobot's protocol unpickles what it receives; only here, and only between
@@ -21,8 +22,20 @@ import numpy as np
 import zmq
 
 from valueguide.errors import EnvironmentSetupError
+from valueguide.transport.messages import (
+    DECIDE,
+    DECISION,
+    DecideReply,
+    DecideRequest,
+    decide_message,
+    decision_message,
+    read_decide,
+    read_decision,
+)
 from valueguide.transport.msgpack_arrays import pack_openpi, unpack_openpi
-from valueguide.types import Float32, Observation
+from valueguide.transport.sockets import poll, receive, send
+from valueguide.transport.wire import Message, decode, encode
+from valueguide.types import Candidates, Decision, Float32, Observation
 
 ANYWHERE = "tcp://127.0.0.1:*"
 HORIZON, ACTIONS, STATE, SIDE = 16, 7, 14, 224
@@ -103,6 +116,50 @@ def raw_zmq(content: Content) -> Iterator[Callable[[], Any]]:
         def trip() -> Any:
             socket.send_multipart(content.request, copy=False)
             return socket.recv_multipart(copy=False)
+
+        yield trip
+
+
+# -- our messages, and nothing else ---------------------------------------------------------------
+
+
+def ask_message(request: DecideRequest) -> Message:
+    return Message(DECIDE, 1, 1, 0, 1, 0, 1, 0, *decide_message(request))
+
+
+def answer_message(chunks: Float32) -> Message:
+    reply = DecideReply(chunks[0], Decision(0, "policy"), 4, "instant", candidates=Candidates(chunks))
+    return Message(DECISION, 1, 1, 1, 1, 1, 0, None, *decision_message(reply))
+
+
+def serve_messages(chunks: Float32, told: Any) -> None:
+    """Questions unpacked and checked, answers packed, in one thread: no sessions, deadlines or models."""
+    socket = zmq.Context().socket(zmq.ROUTER)
+    socket.bind(ANYWHERE)
+    told.send(socket.getsockopt_string(zmq.LAST_ENDPOINT))
+    while True:
+        poll((socket,), -1)
+        identity, *frames = receive(socket)
+        read_decide(decode([frame.buffer for frame in frames]))
+        send(socket, (identity, *encode(answer_message(chunks))))
+
+
+@contextmanager
+def messages_zmq(content: Content) -> Iterator[Callable[[], Any]]:
+    """One call: our request packed, our answer unpacked and checked. What the codec takes of a whole link."""
+    with (
+        process(serve_messages, content.chunks) as endpoint,
+        zmq.Context() as context,
+        context.socket(zmq.DEALER) as socket,
+    ):
+        socket.linger = 0
+        socket.connect(endpoint)
+        request = DecideRequest((content.observation,), 0, len(content.chunks), guided=False)
+
+        def trip() -> Any:
+            send(socket, encode(ask_message(request)))
+            poll((socket,), -1)
+            return read_decision(decode([frame.buffer for frame in receive(socket)]))
 
         yield trip
 

@@ -45,6 +45,15 @@ def test_raw_zmq_carries_the_very_frames_of_our_messages() -> None:
     assert [bytes(frame) for frame in content.request[-2:]] == pictures
 
 
+def test_our_messages_without_a_link_are_unpacked_and_checked() -> None:
+    content = transport._content(transport._request(0, 2))
+    with baselines.messages_zmq(content) as trip:
+        for _ in range(2):
+            reply = trip()
+            np.testing.assert_array_equal(reply.candidates.actions, content.chunks)
+    assert multiprocessing.active_children() == []
+
+
 def test_round_trips_are_compared_pair_by_pair_and_nothing_is_left_behind(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -97,6 +106,11 @@ def test_the_command_measures_trips_robots_and_shared_passes(tmp_path: Path) -> 
     assert not stop.value.code
     found = json.loads(out.read_text())
     assert not found["round_trip"]["missing"] and found["round_trip"]["repeats"] == 30
-    assert set(found["round_trip"]["ours_times"]) == {"raw_zmq", "websocket_msgpack", "lerobot_grpc"}
+    assert set(found["round_trip"]["ours_times"]) == {
+        "raw_zmq",
+        "messages_zmq",
+        "websocket_msgpack",
+        "lerobot_grpc",
+    }
     assert set(found["throughput"]) == {"robots=1", "robots=3"}
     assert found["batching_paced"]["robots=3"]["gain"] > 1.2
