@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -27,6 +32,43 @@ def test_a_short_soak(tmp_path: Path) -> None:
     assert set(found["verdict"]) == {"memory", "files_and_threads", "latency", "errors"}
     assert {path.name for path in out.iterdir()} == {"memory.svg", "latency.svg"}
     assert not [line for line in _command_lines() if b"soak_robot" in line and b'["press_button"]' in line]
+
+
+def test_sigterm_leaves_no_process_behind(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "valueguide.cli.main",
+        "bench",
+        "soak",
+        "--minutes",
+        "5",
+        "--tasks",
+        "press_button",
+    ]
+    soaking = subprocess.Popen([*command, "--suite", "wxai-state", "--seed", "424242"], cwd=tmp_path)
+    try:
+        _until(lambda: any(b"424242" in line and b"soak_robot" in line for line in _command_lines()))
+        started = _children(soaking.pid)
+        assert len(started) >= 2  # the server and a robot
+        soaking.terminate()
+        assert soaking.wait(60) == 128 + signal.SIGTERM
+        _until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started), 20)
+    finally:
+        soaking.kill()
+        soaking.wait()
+
+
+def _children(parent: int) -> list[int]:
+    texts = Path(f"/proc/{parent}/task").glob("*/children")
+    return [int(pid) for text in texts for pid in text.read_text().split()]
+
+
+def _until(condition: Callable[[], bool], seconds: float = 200.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "not in time"
+        time.sleep(0.1)
 
 
 def _command_lines() -> list[bytes]:

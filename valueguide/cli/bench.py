@@ -17,7 +17,7 @@ from valueguide.cli import (
     bench_soak,
     bench_transport,
 )
-from valueguide.cli.common import shipped
+from valueguide.cli.common import ending_on_sigterm, shipped
 from valueguide.cli.device import add_device_argument, usable_device
 
 EXAMPLES = """examples:
@@ -86,6 +86,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure and print one line per figure."""
+    with ending_on_sigterm():
+        return _measure(args)
+
+
+def _measure(args: argparse.Namespace) -> dict[str, Any]:
     if args.name == "ranking":
         return bench_ranking.run(args)
     if args.name == "fuzz":

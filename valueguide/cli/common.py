@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,6 +64,26 @@ def progress_bar(total: int, unit: str) -> Iterator[Progress]:
             yield _Bar(bar)
     else:
         yield _Lines(total, unit)
+
+
+@contextlib.contextmanager
+def ending_on_sigterm() -> Iterator[None]:
+    """SIGTERM unwinds the program as Ctrl-C does, so that the processes that it started end with it.
+
+    Of no effect outside the main thread, which alone may say what a signal does.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def shipped(suite: str, kind: str) -> str:
