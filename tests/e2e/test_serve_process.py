@@ -7,8 +7,8 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,10 +17,13 @@ from valueguide.cli.common import shipped
 from valueguide.errors import LinkError
 from valueguide.steering.steer import SteeringConfig
 from valueguide.testing.serve_process import Serve
+from valueguide.testing.waiting import until
 from valueguide.transport.link import ServerLink
 from valueguide.transport.pending import LinkSettings
 from valueguide.transport.steerer import RemoteSteerer
 from valueguide.types import Episode
+
+_until = partial(until, wait_s=60.0, look_s=0.1)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 pytest.importorskip("torch")
@@ -169,10 +172,3 @@ def test_its_end_is_graceful_and_says_what_was_served(serve: Serve) -> None:
         text = serve.read("/metrics")
         assert "valueguide_sessions" in text and "valueguide_models_info" in text
     assert serve.end()["endpoint"] == serve.endpoint
-
-
-def _until(condition: Any, wait_s: float = 60.0) -> None:
-    deadline = time.monotonic() + wait_s
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen"
-        time.sleep(0.1)

@@ -7,13 +7,15 @@ import json
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from valueguide.cli.main import main
+from valueguide.testing.waiting import until
+
+_until = partial(until, wait_s=200.0, look_s=0.1)
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults, pytest.mark.timeout(600)]
 pytest.importorskip("torch")
@@ -53,7 +55,7 @@ def test_sigterm_leaves_no_process_behind(tmp_path: Path) -> None:
         assert len(started) >= 2  # the server and a robot
         soaking.terminate()
         assert soaking.wait(60) == 128 + signal.SIGTERM
-        _until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started), 20)
+        _until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started), wait_s=20.0)
     finally:
         soaking.kill()
         soaking.wait()
@@ -62,13 +64,6 @@ def test_sigterm_leaves_no_process_behind(tmp_path: Path) -> None:
 def _children(parent: int) -> list[int]:
     texts = Path(f"/proc/{parent}/task").glob("*/children")
     return [int(pid) for text in texts for pid in text.read_text().split()]
-
-
-def _until(condition: Callable[[], bool], seconds: float = 200.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "not in time"
-        time.sleep(0.1)
 
 
 def _command_lines() -> list[bytes]:

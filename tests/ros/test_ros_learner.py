@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,10 @@ from valueguide.data.writer import EpisodeWriter
 from valueguide.online.service_files import read_status
 from valueguide.online.versions import CriticVersions
 from valueguide.ros import workspace
+from valueguide.testing.waiting import until
 from valueguide.types import Episode, Observation, Step
+
+_until = partial(until, wait_s=240.0, look_s=0.05)
 
 pytestmark = [pytest.mark.ros, pytest.mark.faults, pytest.mark.timeout(900)]
 
@@ -93,14 +97,6 @@ def recorded(tmp_path: Path) -> Iterator[Recorded]:
     made = Recorded(tmp_path / "bags")
     yield made
     made.close()
-
-
-def _until(condition: Callable[[], Any], what: str, timeout: float = 240.0) -> Any:
-    limit = time.monotonic() + timeout
-    while not (found := condition()):
-        assert time.monotonic() < limit, f"no {what} within {timeout} s"
-        time.sleep(0.05)
-    return found
 
 
 def _service(name: str, number: int = 0, force: bool = False, reason: str = "", data: bool = False) -> Any:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,13 @@ from valueguide.ros.bag_import import import_bag
 from valueguide.ros.export import Outgoing, episode_messages, serialize
 from valueguide.ros.recording import bag_facts
 from valueguide.ros.topics import recorded_topics, resolve
+from valueguide.testing.waiting import until
 from valueguide.types import Episode
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "ros"))
 from ros_episodes import PERIOD, ROBOT, START, assert_same_episode, make_episode
+
+_until = partial(until, wait_s=120.0)
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(600)]
 
@@ -322,10 +326,3 @@ def _count(dataset: Path) -> int:
     with contextlib.suppress(Exception):
         return EpisodeDataset.open(dataset).episodes
     return 0
-
-
-def _until(condition: Callable[[], Any], what: str, timeout: float = 120.0) -> None:
-    limit = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < limit, f"no {what} within {timeout} s"
-        time.sleep(0.02)

@@ -23,7 +23,7 @@ from valueguide.evaluation.resume import finished_rows
 from valueguide.evaluation.rollout import rollout
 from valueguide.evaluation.suite import Suite
 from valueguide.execution.executor import ExecutorSettings
-from valueguide.execution.splice import increments
+from valueguide.execution.splice import gripper_dimensions, increments
 from valueguide.robots.remote import RemotePilot
 from valueguide.steering.steer import SteeringConfig
 from valueguide.testing.link_proxy import LinkFaults, LinkProxy
@@ -167,7 +167,7 @@ class Stand:
         suite = self.suite
         limits = suite.action_low, suite.action_high
         settings = ExecutorSettings(self._period_s, self.plan.settings.execute, *limits, prefetch)
-        kept = tuple(i for i, name in enumerate(suite.action_names) if name.startswith("grip"))
+        kept = gripper_dimensions(suite.action_names)
         return linked(
             self._environments[task],
             RemotePilot(self._remote(link), settings, increments=increments(*limits, kept)),

@@ -11,9 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import sys
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,9 +21,10 @@ from valueguide.errors import ValueguideError
 from valueguide.evaluation.arms import sampling_seed
 from valueguide.evaluation.linked import LinkedSettings, linked
 from valueguide.execution.executor import ExecutorSettings, Motion
-from valueguide.execution.splice import increments
+from valueguide.execution.splice import gripper_dimensions, increments
 from valueguide.robots.remote import Planned, RemotePilot
 from valueguide.steering.steer import SteeringConfig
+from valueguide.testing.input_end import input_closed
 from valueguide.transport.link import ServerLink
 from valueguide.transport.pending import LinkSettings, Pending
 from valueguide.transport.steerer import RemoteSteerer
@@ -84,6 +83,7 @@ class Robot:
 
         self.plan, self.suite = plan, make_suite(plan.suite)
         self._say, self._ended = say, ended
+        self._kept = gripper_dimensions(self.suite.action_names)
         self._environments = [(task, self.suite.make(task)) for task in plan.tasks]
         self._episodes = 0
         self._planned: Planned | None = None
@@ -108,11 +108,6 @@ class Robot:
         limits = self.suite.action_low, self.suite.action_high
         settings = ExecutorSettings(1 / self.suite.fps, self.plan.execute, *limits)
         return RemotePilot(steerer, settings, increments=increments(*limits, self._kept))
-
-    @property
-    def _kept(self) -> tuple[int, ...]:
-        names = self.suite.action_names
-        return tuple(i for i, name in enumerate(names) if name.startswith("grip"))
 
     def _episode(self, pilot: RemotePilot) -> None:
         task, env = self._environments[self._episodes % len(self._environments)]
@@ -139,17 +134,11 @@ class Robot:
 def main() -> None:
     """See the module."""
     fields = json.loads(sys.argv[1])
-    closed = threading.Event()
-
-    def listen() -> None:
-        while os.read(0, 1024):  # not `sys.stdin`, whose lock would be held when the interpreter ends
-            pass
-        closed.set()
+    closed = input_closed()
 
     def say(what: dict[str, Any]) -> None:
         print(json.dumps({"at": time.monotonic(), **what}), flush=True)
 
-    threading.Thread(target=listen, daemon=True, name="standard input").start()
     Robot(RobotPlan(**{**fields, "tasks": tuple(fields["tasks"])}), say, closed.is_set).work()
 
 

@@ -25,6 +25,11 @@ def increments(low: Float32, high: Float32, kept: Sequence[int]) -> Float32:
     return limits
 
 
+def gripper_dimensions(names: Sequence[str]) -> tuple[int, ...]:
+    """`kept` for `increments`, from the actions' names: of increments a gripper's opening alone is none."""
+    return tuple(i for i, name in enumerate(names) if name.startswith("grip"))
+
+
 def splice(
     candidates: Candidates,
     committed: Float32,

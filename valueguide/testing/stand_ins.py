@@ -30,6 +30,7 @@ from valueguide.online.versions import CRITICS, CriticVersions
 from valueguide.robots.remote import Planned, RemotePilot
 from valueguide.steering.steer import SteeringConfig
 from valueguide.testing.fakes import FakeCritic, FakePolicy
+from valueguide.testing.input_end import input_closed
 from valueguide.transport.link import ServerLink
 from valueguide.transport.messages import DecideRequest
 from valueguide.transport.pending import LinkSettings, Pending
@@ -217,15 +218,8 @@ def robot(endpoint: str, log: str, seed: str, ended: threading.Event) -> None:
 
 def main() -> None:
     """See the module."""
-    ended = threading.Event()
-
-    def listen() -> None:
-        while os.read(0, 1024):  # not `sys.stdin`, whose lock would be held when the interpreter ends
-            pass
-        ended.set()
-
-    threading.Thread(target=listen, daemon=True).start()
-    {"serve": serve, "robot": robot, "publish": publish}[sys.argv[1]](*sys.argv[2:], ended)  # type: ignore[arg-type, operator]
+    work = {"serve": serve, "robot": robot, "publish": publish}[sys.argv[1]]
+    work(*sys.argv[2:], input_closed())  # type: ignore[arg-type, operator]
 
 
 if __name__ == "__main__":

@@ -6,12 +6,19 @@ import numpy as np
 import pytest
 
 from valueguide.errors import DataError
-from valueguide.execution.splice import increments, splice
+from valueguide.execution.splice import gripper_dimensions, increments, splice
 from valueguide.types import Candidates
 
 
 def candidates(k: int = 3, horizon: int = 6, dim: int = 2) -> Candidates:
     return Candidates(np.random.default_rng(0).normal(size=(k, horizon, dim)).astype(np.float32))
+
+
+def test_what_does_not_add_up_is_the_grippers() -> None:
+    assert gripper_dimensions(["dx", "dy", "dyaw", "grip"]) == (3,)
+    assert (
+        gripper_dimensions(["gripper_left", "dx", "gripper_right"]) == (0, 2) and gripper_dimensions([]) == ()
+    )
 
 
 def test_nothing_committed_changes_nothing() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,16 +19,11 @@ from valueguide.progress.live import LiveEstimate, LiveProgress, Prefix
 from valueguide.progress.prompt import Wording
 from valueguide.progress.request import Clip, Estimate
 from valueguide.testing.fake_progress import FakeProgressBackend
+from valueguide.testing.waiting import until
+
+_until = partial(until, wait_s=20.0, look_s=0.005)
 
 SETTINGS = AskSettings(shuffles=3, reasks=0)
-
-
-def _until(condition: Callable[[], Any], what: str) -> Any:
-    limit = time.monotonic() + 20.0
-    while not (found := condition()):
-        assert time.monotonic() < limit, f"no {what}"
-        time.sleep(0.005)
-    return found
 
 
 def _frame(level: int) -> np.ndarray:

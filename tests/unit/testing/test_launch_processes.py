@@ -7,12 +7,16 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from valueguide.errors import EnvironmentSetupError
 from valueguide.testing.launch_processes import Command, Processes
+from valueguide.testing.waiting import until
+
+_until = partial(until, wait_s=5.0, look_s=0.01)
 
 _POLITE = "trap 'echo bye; exit 0' INT; echo ready; while :; do sleep 0.05; done"
 _DEAF = "trap '' INT; echo ready; while :; do sleep 0.05; done"
@@ -31,13 +35,6 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Processes]]:
     yield make
     for processes in running:
         processes.stop(0.0)
-
-
-def _until(condition: Callable[[], object]) -> None:
-    limit = time.monotonic() + 5.0
-    while not condition():
-        assert time.monotonic() < limit, "condition not met within 5 s"
-        time.sleep(0.01)
 
 
 def _gone(pid: int) -> bool:
