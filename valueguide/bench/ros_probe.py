@@ -32,6 +32,7 @@ class Probe:
         self._executor.add_node(self.node)
 
     def until(self, condition: Callable[[], Any], what: str, timeout: float = _PATIENCE_S) -> Any:
+        """What `condition` gives once it is true. Raises TimeoutError, which names `what`, after seconds."""
         limit = time.monotonic() + timeout
         while not (found := condition()):
             if time.monotonic() > limit:
@@ -51,6 +52,7 @@ class Probe:
         return heard
 
     def call(self, service: str, kind: Any, request: Any = None) -> Any:
+        """The service's answer. Raises TimeoutError when there is no such service, or no answer."""
         client: Any = self.node.create_client(kind, service)
         self.until(client.service_is_ready, f"service {service}")
         future = client.call_async(request or kind.Request())

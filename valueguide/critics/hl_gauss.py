@@ -12,7 +12,10 @@ _PADDING = 3.0
 
 
 class HLGauss(nn.Module):
-    """bins logits <-> scalar values in [low, high]; targets outside are clamped."""
+    """float32 logits of `bins` bins <-> values in [low, high], discounted returns; others are clamped to it.
+
+    The bins reach three sigmas beyond both ends, so there must be more than 4.5 of them.
+    """
 
     def __init__(self, bins: int, low: float, high: float) -> None:
         super().__init__()
