@@ -11,8 +11,10 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
+from valueguide.transport.packing import pack
 from valueguide.transport.wire import DTYPES, Message, encode
 
 FOLDER = Path(__file__).parent / "vectors"
@@ -26,6 +28,7 @@ def picture(height: int, width: int) -> np.ndarray[Any, Any]:
 
 def examples() -> dict[str, tuple[Message, str]]:
     """Name -> (message, how its pictures travel)."""
+    body = lambda values: msgspec.Raw(pack(values))  # noqa: E731
     observation = {
         "0/state": np.array([0.5, -1.25, 3.0], np.float32),
         "0/environment_state": np.array([1e-3, float("inf")], np.float32),
@@ -44,7 +47,9 @@ def examples() -> dict[str, tuple[Message, str]]:
         "window": [{"task": "put the carrot on the plate", "stamp_ns": 1_700_000_000_000_000_000}],
         "want_candidates": True,
     }
-    request = Message("decide", 2**62 + 1, 3, 0, 1000, 0, 500_001_000, -250, body=decide, arrays=observation)
+    request = Message(
+        "decide", 2**62 + 1, 3, 0, 1000, 0, 500_001_000, -250, body=body(decide), arrays=observation
+    )
     candidates = np.arange(12, dtype=np.float32).reshape(2, 3, 2) / 8
     answer = Message(
         "decision",
@@ -53,20 +58,22 @@ def examples() -> dict[str, tuple[Message, str]]:
         3,
         2000,
         1500,
-        body={
-            "index": 1,
-            "reason": "argmax",
-            "preferred": 1,
-            "seed": -1,
-            "latency_s": 0.0625,
-            "executed_length": 2,
-            "policy_version": "p1",
-            "critic_version": "c1",
-            "policy_s": 0.03125,
-            "critic_s": 0.015625,
-            "queue_s": 0.0,
-            "batch": 1,
-        },
+        body=body(
+            {
+                "index": 1,
+                "reason": "argmax",
+                "preferred": 1,
+                "seed": -1,
+                "latency_s": 0.0625,
+                "executed_length": 2,
+                "policy_version": "p1",
+                "critic_version": "c1",
+                "policy_s": 0.03125,
+                "critic_s": 0.015625,
+                "queue_s": 0.0,
+                "batch": 1,
+            }
+        ),
         arrays={
             "actions": candidates[1],
             "values": np.array([0.25, 0.5], np.float32),
@@ -88,8 +95,11 @@ def examples() -> dict[str, tuple[Message, str]]:
         "decide_png": (request, "png"),
         "decide_jpeg": (request, "jpeg"),
         "decision": (answer, "raw"),
-        "refused": (Message("refused", 5, 9, 2, body={"code": "late", "text": "zu spät: ½ s"}), "raw"),
-        "array_types": (Message("test", body={"null": None, "list": [1, -2, 0.5]}, arrays=types), "raw"),
+        "refused": (Message("refused", 5, 9, 2, body=body({"code": "late", "text": "zu spät: ½ s"})), "raw"),
+        "array_types": (
+            Message("test", body=body({"null": None, "list": [1, -2, 0.5]}), arrays=types),
+            "raw",
+        ),
     }
 
 
@@ -115,7 +125,7 @@ def described(message: Message, pictures: str) -> dict[str, Any]:
     return {
         "pictures": pictures,
         **{name: getattr(message, name) for name in scalars},
-        "body": dict(message.body),
+        "body": msgspec.msgpack.decode(message.body),
         "arrays": [
             {"name": n, "dtype": names[a.dtype], "shape": list(a.shape), "hex": a.tobytes().hex()}
             for n, a in message.arrays.items()
@@ -125,12 +135,12 @@ def described(message: Message, pictures: str) -> dict[str, Any]:
 
 def restored(facts: dict[str, Any]) -> Message:
     """The message that a .json file describes."""
-    fields = {key: value for key, value in facts.items() if key not in ("pictures", "arrays")}
+    fields = {key: value for key, value in facts.items() if key not in ("pictures", "body", "arrays")}
     arrays = {
         a["name"]: np.frombuffer(bytes.fromhex(a["hex"]), DTYPES[a["dtype"]]).reshape(a["shape"])
         for a in facts["arrays"]
     }
-    return Message(**fields, arrays=arrays)
+    return Message(**fields, body=msgspec.Raw(pack(facts["body"])), arrays=arrays)
 
 
 def main() -> None:

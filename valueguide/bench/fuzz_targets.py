@@ -12,7 +12,7 @@ import msgpack
 import numpy as np
 
 from valueguide.bench.fuzz_mutate import mutated_bytes, mutated_tree, packed_or
-from valueguide.transport import fields, messages, msgpack_arrays, pictures, remote_mapping, wire
+from valueguide.transport import messages, msgpack_arrays, packing, pictures, remote_mapping, wire
 from valueguide.types import Candidates, Decision, Observation, Scores
 
 Sample = tuple[bytes, ...]
@@ -39,11 +39,13 @@ class Target(Protocol):
 class WireTarget:
     """Our own wire format: frames, header, arrays, pictures, and the fields of each kind of message."""
 
-    modules = (wire, messages, fields, pictures)
+    modules = (wire, messages, packing, pictures)
     _readers: dict[str, Callable[[wire.Message], Any]] = {
+        messages.HELLO: messages.read_hello,
         messages.DECIDE: messages.read_decide,
         messages.DECISION: messages.read_decision,
         messages.WELCOME: messages.read_welcome,
+        messages.REFUSED: messages.read_refusal,
     }
 
     def valid(self) -> list[Sample]:
@@ -56,7 +58,9 @@ class WireTarget:
             body, arrays = messages.decide_message(messages.DecideRequest(window, seed=3, k=3, **options))  # type: ignore[arg-type]
             message = wire.Message(messages.DECIDE, 1, 2, 0, 10, 0, 99, None, body, arrays)
             samples += [wire.encode(message, encoding) for encoding in ("raw", "png", "jpeg")]
-        for kind in (messages.HELLO, messages.PING, messages.BYE):
+        hello = messages.body_of(messages.Hello("robot"))
+        samples.append(wire.encode(wire.Message(messages.HELLO, seq=1, body=hello)))
+        for kind in (messages.PING, messages.BYE):
             samples.append(wire.encode(wire.Message(kind, seq=1)))
         for body, arrays, kind in _replies():
             samples.append(wire.encode(wire.Message(kind, 1, 2, 1, 10, 9, body=body, arrays=arrays)))
@@ -138,8 +142,8 @@ def _tree(packed: bytes) -> Any:
         return {"kind": packed[:20]}
 
 
-def _replies() -> list[tuple[dict[str, Any], dict[str, Any], str]]:
-    """A decision and a welcome, as (body, arrays, kind)."""
+def _replies() -> list[tuple[Any, dict[str, Any], str]]:
+    """A decision, a welcome and a refusal, as (body, arrays, kind)."""
     q = np.array([[0.1, 0.2, 0.1], [0.2, 0.3, 0.0]], np.float32)
     reply = messages.DecideReply(
         actions=np.ones((4, 2), np.float32),
@@ -154,7 +158,8 @@ def _replies() -> list[tuple[dict[str, Any], dict[str, Any], str]]:
     )
     return [
         (*messages.decision_message(reply), messages.DECISION),
-        (messages.welcome_body(welcome), {}, messages.WELCOME),
+        (messages.body_of(welcome), {}, messages.WELCOME),
+        (messages.body_of(messages.Refusal("late", "too late")), {}, messages.REFUSED),
     ]
 
 

@@ -26,7 +26,7 @@ from valueguide.bench.soak_watch import Usage, usage
 from valueguide.errors import LinkError, mismatch
 from valueguide.evaluation.arms import ArmSettings
 from valueguide.testing.serve_process import Serve
-from valueguide.transport.messages import BYE, HELLO, WELCOME
+from valueguide.transport.messages import BYE, HELLO, WELCOME, Hello, body_of, read_refusal
 from valueguide.transport.wire import Message, decode, encode
 
 SERVER = "server"
@@ -215,13 +215,13 @@ def _visit(endpoint: str, at: float, record: Record) -> None:
     with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
         socket.linger = 1000
         socket.connect(endpoint)
-        socket.send_multipart(encode(Message(HELLO, seq=1, body={"name": "visitor"})))
+        socket.send_multipart(encode(Message(HELLO, seq=1, body=body_of(Hello("visitor")))))
         if not socket.poll(_ANSWER_MS):
             record.errors.append((at, "visitor: no answer to hello"))
             return
         welcome = decode(socket.recv_multipart())
         if welcome.kind != WELCOME:
-            record.errors.append((at, f"visitor: {welcome.body}"))
+            record.errors.append((at, f"visitor: {read_refusal(welcome)}"))
         elif record.visits % 2:
             socket.send_multipart(encode(Message(BYE, session=welcome.session, seq=2)))
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import zmq
+from msgspec import Raw
 
 from valueguide.errors import DataError, ValueguideError
 from valueguide.serving.access import Door, user_of
@@ -34,13 +35,15 @@ from valueguide.transport.messages import (
     PONG,
     REFUSED,
     WELCOME,
+    Refusal,
     Welcome,
+    body_of,
     decision_message,
     read_decide,
-    welcome_body,
+    read_hello,
 )
 from valueguide.transport.sockets import poll, receive, send
-from valueguide.transport.wire import Limits, Message, decode, encode
+from valueguide.transport.wire import NOTHING, Limits, Message, decode, encode
 
 log = logging.getLogger("valueguide.serving")
 LIMITS = Limits()
@@ -216,7 +219,7 @@ class Server:
         if self._stop.is_set():
             self._refuse(identity, None, message.seq, received_ns, "draining", "this server ends")
             return
-        name = str(message.body.get("name", ""))[:64]
+        name = read_hello(message).name[:64]
         session = self._sessions.open(identity, name, user, message.seq, now)
         if session is None:
             text = f"sessions: expected at most {self.settings.max_sessions}, found one more"
@@ -224,8 +227,8 @@ class Server:
             return
         log.info("session of %r", name)
         models = self.engine.models
-        body = welcome_body(Welcome(self.name, models.policy_facts(), models.critic_facts()))
-        self._send(identity, self._reply(WELCOME, session, message.seq, received_ns, body))
+        welcome = body_of(Welcome(self.name, models.policy_facts(), models.critic_facts()))
+        self._send(identity, self._reply(WELCOME, session, message.seq, received_ns, welcome))
 
     def _take(self, session: Session, message: Message, received_ns: int, now: float) -> None:
         if self._stop.is_set():
@@ -308,8 +311,8 @@ class Server:
                 self._tell_failure(session, job, outcome)
                 continue
             try:
-                body, arrays = decision_message(outcome)
-                reply = self._reply(DECISION, session, job.seq, job.received_ns, body, arrays)
+                packed, arrays = decision_message(outcome)
+                reply = self._reply(DECISION, session, job.seq, job.received_ns, packed, arrays)
                 self._send(job.identity, reply)
             except Exception as error:  # as where messages are taken
                 self._tell_failure(session, job, error)
@@ -333,7 +336,7 @@ class Server:
         session: Session | None,
         answers: int,
         received_ns: int,
-        body: dict[str, Any] | None = None,
+        packed: Raw = NOTHING,
         arrays: dict[str, Any] | None = None,
     ) -> Message:
         return Message(
@@ -343,7 +346,7 @@ class Server:
             answers=answers,
             sent_ns=time.monotonic_ns(),
             received_ns=received_ns,
-            body=body or {},
+            body=packed,
             arrays=arrays or {},
         )
 
@@ -352,8 +355,8 @@ class Server:
     ) -> None:
         self.metrics.requests.labels(code).inc()
         log.info("refused (%s): %s", code, text)
-        body = {"code": code, "text": " ".join(text.split())[:500]}
-        self._send(identity, self._reply(REFUSED, session, seq, received_ns, body))
+        refusal = body_of(Refusal(code, " ".join(text.split())[:500]))
+        self._send(identity, self._reply(REFUSED, session, seq, received_ns, refusal))
 
     def _send(self, identity: bytes, message: Message) -> None:
         frames = encode(message)

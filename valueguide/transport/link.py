@@ -35,14 +35,18 @@ from valueguide.transport.messages import (
     REFUSED,
     WELCOME,
     DecideRequest,
+    Hello,
+    Refusal,
     Welcome,
+    body_of,
     decide_message,
     read_decision,
+    read_refusal,
     read_welcome,
 )
 from valueguide.transport.pending import Answer, Counters, LinkSettings, Pending
 from valueguide.transport.sockets import Sleep, poll, receive, send
-from valueguide.transport.wire import Message, decode, encode
+from valueguide.transport.wire import NOTHING, Message, decode, encode
 
 log = logging.getLogger("valueguide.transport")
 _QUEUE, _MAX_FRAME = 8, 1 << 25
@@ -204,7 +208,7 @@ class ServerLink:
         if self._socket is None and now - self._opened >= self.settings.retry_s:
             self._socket = self._new_socket()
             self._opened = self._last_ping = now
-            self._send(HELLO, body={"name": self.settings.name})
+            self._send(HELLO, greeting=Hello(self.settings.name[:64]))
 
     def _new_socket(self) -> zmq.Socket[bytes]:
         socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
@@ -252,10 +256,13 @@ class ServerLink:
         self._give_up(why)
         self._opened = -math.inf
 
-    def _send(self, kind: str, pending: Pending | None = None, body: dict[str, str] | None = None) -> None:
+    def _send(self, kind: str, pending: Pending | None = None, greeting: Hello | None = None) -> None:
         assert self._socket is not None
         self._seq += 1
-        fields, arrays = decide_message(pending.request) if pending else (body or {}, {})
+        packed = body_of(greeting) if greeting else NOTHING
+        arrays: dict[str, Any] = {}
+        if pending is not None:
+            packed, arrays = decide_message(pending.request)
         now, sent_ns = time.monotonic(), time.monotonic_ns()
         message = Message(
             kind,
@@ -264,7 +271,7 @@ class ServerLink:
             sent_ns=sent_ns,
             deadline_ns=sent_ns + int(1e9 * (pending.deadline - now)) if pending else 0,
             offset_ns=self.clock.offset_ns,
-            body=fields,
+            body=packed,
             arrays=arrays,
         )
         frames = encode(message, self.settings.pictures if pending else "raw")
@@ -368,7 +375,11 @@ class ServerLink:
         self._connected.set()
 
     def _take_refusal(self, message: Message, pending: Pending | None) -> None:
-        code, text = str(message.body.get("code", "")), str(message.body.get("text", ""))
+        try:
+            refusal = read_refusal(message)
+        except DataError as error:
+            refusal = Refusal(text=str(error))  # refused all the same: who asked must not wait longer
+        code, text = refusal.code, refusal.text
         self.counters.refused += 1
         why = f"refused ({code}): {text}"
         if pending is not None and self._session and code == "no_session" and not pending.repeats:

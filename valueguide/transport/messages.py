@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+from msgspec.msgpack import Decoder
+from numpy.typing import NDArray
 
 from valueguide.errors import DataError, mismatch
-from valueguide.transport.fields import array, flag, group, items, real, text, whole
-from valueguide.transport.wire import Message
+from valueguide.transport.packing import Amount, Signed, Text, Whole, pack, unpack
+from valueguide.transport.wire import DTYPES, Message
 from valueguide.types import Candidates, Decision, Float32, Observation, Scores
 
 #: Kinds of messages. A robot sends the first four, a server the others.
@@ -23,7 +26,12 @@ WELCOME, DECISION, PONG, REFUSED = "welcome", "decision", "pong", "refused"
 #: Most observations in a request, candidates, and steps of a chunk.
 MAX_WINDOW, MAX_K, MAX_STEPS, MAX_CAMERAS = 8, 1024, 4096, 8
 CALIBRATED: Literal["calibrated"] = "calibrated"
-_SEED = (1 << 63) - 1
+_KINDS = {dtype.name: dtype for dtype in DTYPES.values()}
+_K = Annotated[int, Meta(ge=1, le=MAX_K)]
+_Steps = Annotated[int, Meta(ge=1, le=MAX_STEPS)]
+_Word = Annotated[str, Meta(max_length=64)]
+_Dim = Annotated[int, Meta(ge=0, le=1 << 20)]
+_Side = Annotated[int, Meta(ge=1, le=1 << 16)]
 
 
 @dataclass(frozen=True)
@@ -82,12 +90,12 @@ class DecideReply:
 class PolicyFacts:
     """Of the policy in service. cameras: name -> (height, width)."""
 
-    version: str
-    action_dim: int
-    horizon: int
-    history: int = 1
-    cameras: dict[str, tuple[int, int]] = field(default_factory=dict)
-    state_dim: int = 0
+    version: Text
+    action_dim: _Steps
+    horizon: _Steps
+    history: Annotated[int, Meta(ge=1, le=MAX_WINDOW)] = 1
+    cameras: dict[str, tuple[_Side, _Side]] = field(default_factory=dict)
+    state_dim: _Dim = 0
     needs_environment_state: bool = False
 
 
@@ -95,112 +103,204 @@ class PolicyFacts:
 class CriticFacts:
     """Of the critic in service. environment_state_dim: 0 when it needs none."""
 
-    version: str
-    executed_length: int
-    cameras: dict[str, tuple[int, int]] = field(default_factory=dict)
-    environment_state_dim: int = 0
+    version: Text
+    executed_length: _Steps
+    cameras: dict[str, tuple[_Side, _Side]] = field(default_factory=dict)
+    environment_state_dim: _Dim = 0
 
 
 @dataclass(frozen=True)
 class Welcome:
     """A server's answer to `hello`. server: a new word each time it starts."""
 
-    server: str
+    server: _Word
     policy: PolicyFacts
-    critic: CriticFacts | None
+    critic: CriticFacts | None = None
 
 
-def decide_message(request: DecideRequest) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(body, arrays) of a request."""
+@dataclass(frozen=True)
+class Hello:
+    """The body of `hello`. name: for the server's log."""
+
+    name: Text = ""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """The body of `refused`. code: one of docs/wire.md's. text: why."""
+
+    code: Text = ""
+    text: Text = ""
+
+
+# -- what goes over the wire -----------------------------------------------------------------------
+
+
+class _Seen(Struct):
+    """Of one observation, what is no array."""
+
+    task: Text
+    stamp_ns: Signed = 0
+
+
+class _Decide(Struct, kw_only=True):
+    """`DecideRequest` without its arrays, in the order of the wire."""
+
+    seed: Whole
+    k: _K = 16
+    beta: Amount = 0.0
+    execute: _Steps = 4
+    aggregate: Annotated[str, Meta(max_length=32)] = "min"
+    spread_limit: Amount | _Word | None = CALIBRATED
+    shadow: bool = False
+    guided: bool = True
+    absolute: bool = False
+    window: Annotated[list[_Seen], Meta(min_length=1, max_length=MAX_WINDOW)]
+    want_candidates: bool = False
+    deadline_s: Annotated[float, Meta(gt=0.0)] | UnsetType = UNSET
+
+
+class _Decision(Struct, kw_only=True):
+    """`DecideReply` without its arrays, in the order of the wire."""
+
+    index: Annotated[int, Meta(ge=0, le=MAX_K - 1)]
+    reason: _Word
+    preferred: Annotated[int, Meta(ge=-1, le=MAX_K - 1)] = -1
+    seed: Annotated[int, Meta(ge=-1, le=(1 << 63) - 1)] = -1
+    latency_s: Amount = 0.0
+    executed_length: _Steps
+    policy_version: Text = ""
+    critic_version: Text = ""
+    policy_s: Amount = 0.0
+    critic_s: Amount = 0.0
+    queue_s: Amount = 0.0
+    batch: Annotated[int, Meta(ge=1, le=1 << 16)] = 1
+
+
+_decide, _decision = Decoder(_Decide), Decoder(_Decision)
+_hello, _welcome, _refusal = Decoder(Hello), Decoder(Welcome), Decoder(Refusal)
+
+
+def body_of(value: Hello | Welcome | Refusal) -> Raw:
+    """Of a message that has no arrays."""
+    return Raw(pack(value))
+
+
+def read_hello(message: Message) -> Hello:
+    """Raises DataError."""
+    return unpack(_hello, message.body, "body")
+
+
+def read_welcome(message: Message) -> Welcome:
+    """Raises DataError."""
+    return unpack(_welcome, message.body, "body")
+
+
+def read_refusal(message: Message) -> Refusal:
+    """Raises DataError."""
+    return unpack(_refusal, message.body, "body")
+
+
+def decide_message(request: DecideRequest) -> tuple[Raw, dict[str, Any]]:
+    """(body, arrays) of a request. Raises DataError for what `read_decide` would refuse."""
     arrays: dict[str, Any] = {}
-    window = []
     for number, observation in enumerate(request.window):
         arrays[f"{number}/state"] = observation.state
         if observation.environment_state is not None:
             arrays[f"{number}/environment_state"] = observation.environment_state
         for camera, image in observation.images.items():
             arrays[f"{number}/images/{camera}"] = image
-        window.append({"task": observation.task, "stamp_ns": observation.stamp_ns})
     if request.committed is not None:
         arrays["committed"] = request.committed
     if request.increments is not None:
         arrays["increments"] = request.increments
     if request.candidates is not None:
         arrays["candidates"] = request.candidates
-    body = {
-        "seed": request.seed,
-        "k": request.k,
-        "beta": request.beta,
-        "execute": request.execute,
-        "aggregate": request.aggregate,
-        "spread_limit": request.spread_limit,
-        "shadow": request.shadow,
-        "guided": request.guided,
-        "absolute": request.absolute,
-        "window": window,
-        "want_candidates": request.want_candidates,
-    }
-    if math.isfinite(request.deadline_s):
-        body["deadline_s"] = request.deadline_s
-    return body, arrays
+    packed = pack(
+        _Decide(
+            seed=request.seed,
+            k=request.k,
+            beta=request.beta,
+            execute=request.execute,
+            aggregate=request.aggregate,
+            spread_limit=request.spread_limit,
+            shadow=request.shadow,
+            guided=request.guided,
+            absolute=request.absolute,
+            window=[_Seen(observation.task, observation.stamp_ns) for observation in request.window],
+            want_candidates=request.want_candidates,
+            deadline_s=request.deadline_s if math.isfinite(request.deadline_s) else UNSET,
+        )
+    )
+    unpack(_decide, packed, "body")
+    return Raw(packed), arrays
 
 
 def read_decide(message: Message) -> DecideRequest:
     """The request in a message. Raises DataError."""
-    body = message.body
-    entries = items(body, "window", MAX_WINDOW)
-    if not entries:
-        raise DataError(mismatch("message", "window", "1 or more observations", "none"))
-    limit = body.get("spread_limit", CALIBRATED)
-    if limit not in (None, CALIBRATED):
-        limit = real(body, "spread_limit", low=0.0)
-    deadline_s = real(body, "deadline_s", math.inf)
-    if not deadline_s > 0:
-        raise DataError(mismatch("message", "deadline_s", "more than 0 seconds", deadline_s))
+    asked = unpack(_decide, message.body, "body")
+    limit = asked.spread_limit
+    if isinstance(limit, str) and limit != CALIBRATED:
+        expected = f"a number of at least 0, {CALIBRATED!r} or nil"
+        raise DataError(mismatch("message", "spread_limit", expected, repr(limit)))
     return DecideRequest(
-        window=tuple(_read_observation(message, number, entry) for number, entry in enumerate(entries)),
-        seed=whole(body, "seed", 0, _SEED),
-        k=whole(body, "k", 1, MAX_K, 16),
-        beta=real(body, "beta", 0.0, 0.0),
-        execute=whole(body, "execute", 1, MAX_STEPS, 4),
-        aggregate=text(body, "aggregate", "min", longest=32),
-        deadline_s=deadline_s,
-        spread_limit=limit,
-        shadow=flag(body, "shadow"),
-        guided=flag(body, "guided", True),
-        committed=array(message, "committed", "float32", 2, needed=False),
-        absolute=flag(body, "absolute"),
-        increments=array(message, "increments", "float32", 2, needed=False),
+        window=tuple(_read_observation(message, number, seen) for number, seen in enumerate(asked.window)),
+        seed=asked.seed,
+        k=asked.k,
+        beta=asked.beta,
+        execute=asked.execute,
+        aggregate=asked.aggregate,
+        deadline_s=math.inf if isinstance(asked.deadline_s, UnsetType) else asked.deadline_s,
+        spread_limit=None if limit is None else CALIBRATED if isinstance(limit, str) else limit,
+        shadow=asked.shadow,
+        guided=asked.guided,
+        committed=_array(message, "committed", "float32", 2),
+        absolute=asked.absolute,
+        increments=_array(message, "increments", "float32", 2),
         candidates=_read_candidates(message),
-        want_candidates=flag(body, "want_candidates"),
+        want_candidates=asked.want_candidates,
     )
 
 
+def _array(message: Message, name: str, kind: str, dimensions: int) -> NDArray[Any] | None:
+    """An array by name, None when there is none. kind: of its numbers, a numpy dtype's name."""
+    found = message.arrays.get(name)
+    # Compared as dtypes: to name one takes numpy longer than all else here.
+    if found is not None and (found.dtype != _KINDS[kind] or found.ndim != dimensions):
+        have = f"{found.dtype.name} {found.shape}"
+        raise DataError(mismatch("message", f"array {name!r}", f"{kind}, {dimensions} dimensions", have))
+    return found
+
+
+def _needed(message: Message, name: str, kind: str, dimensions: int) -> NDArray[Any]:
+    found = _array(message, name, kind, dimensions)
+    if found is None:
+        raise DataError(mismatch("message", f"array {name!r}", f"{kind} numbers", "none"))
+    return found
+
+
 def _read_candidates(message: Message) -> Float32 | None:
-    found = array(message, "candidates", "float32", 3, needed=False)
+    found = _array(message, "candidates", "float32", 3)
     if found is not None and not 1 <= len(found) <= MAX_K:
         raise DataError(mismatch("message", "candidates", f"1 to {MAX_K}", len(found)))
     return found
 
 
-def _read_observation(message: Message, number: int, entry: Any) -> Observation:
-    if not isinstance(entry, dict):
-        raise DataError(mismatch("message", "window", "maps", type(entry).__name__))
+def _read_observation(message: Message, number: int, seen: _Seen) -> Observation:
     prefix = f"{number}/images/"
     cameras = [name for name in message.arrays if name.startswith(prefix)]
     if len(cameras) > MAX_CAMERAS:
         raise DataError(mismatch("message", "cameras", f"at most {MAX_CAMERAS}", len(cameras)))
-    images = {name.removeprefix(prefix): array(message, name, "uint8", 3) for name in cameras}
     return Observation(
-        images={name: image for name, image in images.items() if image is not None},
-        state=np.asarray(array(message, f"{number}/state", "float32", 1)),
-        task=text(entry, "task"),
-        stamp_ns=whole(entry, "stamp_ns", -(1 << 63), (1 << 63) - 1, 0),
-        environment_state=array(message, f"{number}/environment_state", "float32", 1, needed=False),
+        images={name.removeprefix(prefix): _needed(message, name, "uint8", 3) for name in cameras},
+        state=_needed(message, f"{number}/state", "float32", 1),
+        task=seen.task,
+        stamp_ns=seen.stamp_ns,
+        environment_state=_array(message, f"{number}/environment_state", "float32", 1),
     )
 
 
-def decision_message(reply: DecideReply) -> tuple[dict[str, Any], dict[str, Any]]:
+def decision_message(reply: DecideReply) -> tuple[Raw, dict[str, Any]]:
     """(body, arrays) of an answer."""
     decision = reply.decision
     arrays: dict[str, Any] = {"actions": reply.actions}
@@ -210,101 +310,51 @@ def decision_message(reply: DecideReply) -> tuple[dict[str, Any], dict[str, Any]
         arrays["q"] = decision.scores.q
     if reply.candidates is not None:
         arrays["candidates"] = reply.candidates.actions
-    body = {
-        "index": decision.index,
-        "reason": decision.reason,
-        "preferred": decision.preferred,
-        "seed": decision.seed,
-        "latency_s": decision.latency_s,
-        "executed_length": reply.executed_length,
-        "policy_version": reply.policy_version,
-        "critic_version": reply.critic_version,
-        "policy_s": reply.policy_s,
-        "critic_s": reply.critic_s,
-        "queue_s": reply.queue_s,
-        "batch": reply.batch,
-    }
-    return body, arrays
+    told = _Decision(
+        index=decision.index,
+        reason=decision.reason,
+        preferred=decision.preferred,
+        seed=decision.seed,
+        latency_s=decision.latency_s,
+        executed_length=reply.executed_length,
+        policy_version=reply.policy_version,
+        critic_version=reply.critic_version,
+        policy_s=reply.policy_s,
+        critic_s=reply.critic_s,
+        queue_s=reply.queue_s,
+        batch=reply.batch,
+    )
+    return Raw(pack(told)), arrays
 
 
 def read_decision(message: Message) -> DecideReply:
     """The answer in a message. Raises DataError, also for actions that are not finite numbers."""
-    body = message.body
-    actions = np.asarray(array(message, "actions", "float32", 2))
-    length = whole(body, "executed_length", 1, len(actions))
+    told = unpack(_decision, message.body, "body")
+    actions = _needed(message, "actions", "float32", 2)
+    length = told.executed_length
+    if length > len(actions):
+        raise DataError(mismatch("message", "executed_length", f"at most {len(actions)}", length))
     if not np.isfinite(actions[:length]).all():
         raise DataError(mismatch("message", "actions", "finite numbers", "NaN or infinity"))
-    q = array(message, "q", "float32", 2, needed=False)
+    q = _array(message, "q", "float32", 2)
     candidates = _read_candidates(message)
     return DecideReply(
         actions=actions,
         decision=Decision(
-            index=whole(body, "index", 0, MAX_K - 1),
-            reason=text(body, "reason", longest=64),
-            preferred=whole(body, "preferred", -1, MAX_K - 1, -1),
-            values=array(message, "values", "float32", 1, needed=False),
+            index=told.index,
+            reason=told.reason,
+            preferred=told.preferred,
+            values=_array(message, "values", "float32", 1),
             scores=None if q is None else Scores(q),
-            seed=whole(body, "seed", -1, _SEED, -1),
-            latency_s=real(body, "latency_s", 0.0, 0.0),
+            seed=told.seed,
+            latency_s=told.latency_s,
         ),
         executed_length=length,
-        policy_version=text(body, "policy_version", ""),
-        critic_version=text(body, "critic_version", ""),
+        policy_version=told.policy_version,
+        critic_version=told.critic_version,
         candidates=None if candidates is None else Candidates(candidates),
-        policy_s=real(body, "policy_s", 0.0, 0.0),
-        critic_s=real(body, "critic_s", 0.0, 0.0),
-        queue_s=real(body, "queue_s", 0.0, 0.0),
-        batch=whole(body, "batch", 1, 1 << 16, 1),
+        policy_s=told.policy_s,
+        critic_s=told.critic_s,
+        queue_s=told.queue_s,
+        batch=told.batch,
     )
-
-
-def welcome_body(welcome: Welcome) -> dict[str, Any]:
-    """The body of a `welcome`."""
-    critic = welcome.critic
-    return {
-        "server": welcome.server,
-        "policy": _with_cameras(welcome.policy),
-        "critic": None if critic is None else _with_cameras(critic),
-    }
-
-
-def _with_cameras(facts: PolicyFacts | CriticFacts) -> dict[str, Any]:
-    return vars(facts) | {"cameras": {name: list(size) for name, size in facts.cameras.items()}}
-
-
-def read_welcome(message: Message) -> Welcome:
-    """Raises DataError."""
-    policy = group(message.body, "policy")
-    return Welcome(
-        server=text(message.body, "server", longest=64),
-        policy=PolicyFacts(
-            version=text(policy, "version"),
-            action_dim=whole(policy, "action_dim", 1, MAX_STEPS),
-            horizon=whole(policy, "horizon", 1, MAX_STEPS),
-            history=whole(policy, "history", 1, MAX_WINDOW, 1),
-            cameras=_read_cameras(policy),
-            state_dim=whole(policy, "state_dim", 0, 1 << 20, 0),
-            needs_environment_state=flag(policy, "needs_environment_state"),
-        ),
-        critic=None if message.body.get("critic") is None else _read_critic(group(message.body, "critic")),
-    )
-
-
-def _read_critic(critic: dict[str, Any]) -> CriticFacts:
-    return CriticFacts(
-        version=text(critic, "version"),
-        executed_length=whole(critic, "executed_length", 1, MAX_STEPS),
-        cameras=_read_cameras(critic),
-        environment_state_dim=whole(critic, "environment_state_dim", 0, 1 << 20, 0),
-    )
-
-
-def _read_cameras(body: dict[str, Any]) -> dict[str, tuple[int, int]]:
-    found = group(body, "cameras")
-    cameras = {}
-    for name, size in found.items():
-        if not isinstance(size, list) or len(size) != 2:
-            raise DataError(mismatch("message", f"camera {name!r}", "height and width", repr(size)[:40]))
-        height, width = (whole({"size": side}, "size", 1, 1 << 16) for side in size)
-        cameras[name] = height, width
-    return cameras

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 import zmq
 
@@ -17,7 +18,7 @@ from valueguide.transport.keys import ClientKeys, use_client_keys
 from valueguide.transport.link import ServerLink
 from valueguide.transport.messages import DecideRequest, decide_message
 from valueguide.transport.pending import LinkSettings
-from valueguide.transport.wire import Message, decode, encode
+from valueguide.transport.wire import NOTHING, Message, decode, encode
 from valueguide.types import Candidates, Observation
 
 ANYWHERE = "tcp://127.0.0.1:*"
@@ -66,6 +67,11 @@ def link(server: Server, **options: Any) -> ServerLink:
     return ServerLink(LinkSettings(server.endpoint, **{"timeout_s": 5.0, **options}))
 
 
+def said(message: Message) -> dict[str, Any]:
+    """What its body holds."""
+    return msgspec.msgpack.decode(message.body)
+
+
 class Raw:
     """A connection that sends whatever it is told to."""
 
@@ -100,7 +106,7 @@ class Raw:
     def message(self, kind: str, asked: DecideRequest | None = None, **fields: Any) -> list[Any]:
         """Frames with the next number."""
         self.seq += 1
-        body, arrays = decide_message(asked) if asked else ({}, {})
+        body, arrays = decide_message(asked) if asked else (NOTHING, {})
         fields = {"session": self.session, "seq": self.seq, **fields}
         return encode(Message(kind, body=body, arrays=arrays, **fields))
 

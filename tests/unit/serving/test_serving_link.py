@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import zmq
@@ -21,17 +22,19 @@ from valueguide.transport.messages import (
     DecideReply,
     DecideRequest,
     PolicyFacts,
+    Refusal,
     Welcome,
+    body_of,
     decision_message,
-    welcome_body,
 )
+from valueguide.transport.packing import pack
 from valueguide.transport.pending import LinkSettings
 from valueguide.transport.steerer import RemoteSteerer
 from valueguide.transport.wire import Message, decode, encode
 from valueguide.types import Decision, Observation
 
 sys.path.insert(0, str(Path(__file__).parent))
-from serving_helpers import ANYWHERE, FakeGatedPolicy, Raw, link, observation, request, running
+from serving_helpers import ANYWHERE, FakeGatedPolicy, Raw, link, observation, request, running, said
 
 
 def chunk_of(seed: int, position: float = 0.0) -> np.ndarray:
@@ -117,9 +120,9 @@ def test_a_server_that_never_knows_the_session_is_asked_twice_and_no_more() -> N
                 name, *frames = server.recv_multipart()
                 asked = decode(frames)
                 kinds.append(asked.kind)
-                kind, body = "refused", {"code": "no_session", "text": "say hello first"}
+                kind, body = "refused", body_of(Refusal("no_session", "say hello first"))
                 if asked.kind == "hello":
-                    kind, body = "welcome", welcome_body(Welcome("here", PolicyFacts("p", 2, 3), None))
+                    kind, body = "welcome", body_of(Welcome("here", PolicyFacts("p", 2, 3), None))
                 reply = Message(kind, 7 if kind == "welcome" else 0, 1, asked.seq, body=body)
                 server.send_multipart([name, *encode(reply)])
             with pytest.raises(LinkError, match="no_session"):
@@ -135,13 +138,13 @@ def test_an_answer_of_another_session_is_no_answer() -> None:
         endpoint = server.getsockopt_string(zmq.LAST_ENDPOINT)
         with ServerLink(LinkSettings(endpoint, timeout_s=1.0, ping_s=60.0, retry_s=20.0)) as connection:
 
-            def answer(kind: str, session: int, body: dict[str, Any], arrays: dict[str, Any]) -> None:
+            def answer(kind: str, session: int, body: msgspec.Raw, arrays: dict[str, Any]) -> None:
                 assert server.poll(10_000)
                 name, *frames = server.recv_multipart()
                 reply = Message(kind, session, 1, decode(frames).seq, body=body, arrays=arrays)
                 server.send_multipart([name, *encode(reply)])
 
-            welcome = welcome_body(Welcome("here", PolicyFacts("p", 2, 3), None))
+            welcome = body_of(Welcome("here", PolicyFacts("p", 2, 3), None))
             chunk = DecideReply(np.zeros((3, 2), np.float32), Decision(0, "best"), 3)
             answer("welcome", 7, welcome, {})
             connection.connect(10)
@@ -155,6 +158,12 @@ def test_an_answer_of_another_session_is_no_answer() -> None:
             pending = connection.ask(request(), 10.0)
             answer("decision", 7, *decision_message(chunk))
             assert pending.result().reply.executed_length == 3
+            pending = connection.ask(request(), 10.0)
+            answer("refused", 7, msgspec.Raw(pack({"code": 3})), {})
+            with pytest.raises(
+                LinkError, match="code: expected str, found int"
+            ):  # and not only at its deadline
+                pending.result()
 
 
 def test_a_closed_link_says_so() -> None:
@@ -288,7 +297,7 @@ def test_a_session_is_its_keys_whoever_takes_the_name_of_its_connection(keyring:
             session, seq = robot.session, robot.seq
         with Raw(server.endpoint, theirs, b"arm1") as thief:
             thief.session, thief.seq = session, seq
-            assert thief.ask("decide", request()).body["code"] == "no_session"
+            assert said(thief.ask("decide", request()))["code"] == "no_session"
         with Raw(server.endpoint, mine, b"arm1") as robot:
             robot.session, robot.seq = session, seq + 1
             assert robot.ask("decide", request()).kind == "decision"

@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -19,6 +20,7 @@ from valueguide.serving.metrics import Metrics, StatusPage
 from valueguide.serving.server import ServerSettings
 from valueguide.steering.steer import Steerer, SteeringConfig
 from valueguide.testing.fakes import FakeCritic, FakePolicy
+from valueguide.transport.packing import pack
 from valueguide.transport.steerer import RemoteSteerer
 from valueguide.transport.wire import Message, encode
 from valueguide.types import Candidates
@@ -33,6 +35,7 @@ from serving_helpers import (
     observation,
     request,
     running,
+    said,
 )
 
 
@@ -111,7 +114,7 @@ def test_without_a_critic_candidate_0_runs(guided: bool) -> None:
 
 def code(message: Message) -> str:
     assert message.kind == "refused"
-    return str(message.body["code"])
+    return str(said(message)["code"])
 
 
 def test_a_replayed_message_is_refused() -> None:
@@ -145,7 +148,14 @@ def test_what_is_no_message_is_refused_and_harms_nobody() -> None:
             [b"VGW\x01" + pickle.dumps(print)],
             [b"\x00"] * 100,
             encode(Message("decide", session=robot.session, seq=50)),
-            encode(Message("decide", session=robot.session, seq=51, body={"window": [{}], "seed": -1})),
+            encode(
+                Message(
+                    "decide",
+                    session=robot.session,
+                    seq=51,
+                    body=msgspec.Raw(pack({"window": [{}], "seed": -1})),
+                )
+            ),
             encode(Message("dance", session=robot.session, seq=52)),
         ]
         for frames in rubbish:
@@ -172,7 +182,7 @@ def test_a_request_that_does_not_fit_the_models_says_why_and_is_alone_with_it() 
         policy.gate.set()
         refusal = two.receive()
         assert code(refusal) == "message"
-        assert "execute: expected 4, the steps that the critic scores, found 3" in refusal.body["text"]
+        assert "execute: expected 4, the steps that the critic scores, found 3" in said(refusal)["text"]
         assert one.receive().kind == three.receive().kind == "decision"
 
 
@@ -185,7 +195,7 @@ def test_models_that_fail_are_reported_and_the_server_goes_on() -> None:
 
     with running(FakeBrokenPolicy()) as server, Raw(server.endpoint) as robot:
         refusal = robot.greet().ask("decide", request(13))
-        assert code(refusal) == "failed" and refusal.body["text"] == "RuntimeError: out of memory"
+        assert code(refusal) == "failed" and said(refusal)["text"] == "RuntimeError: out of memory"
         assert robot.ask("decide", request(14)).kind == "decision"
 
 
@@ -247,14 +257,14 @@ def test_robots_that_wait_together_share_one_pass() -> None:
         time.sleep(0.3)
         policy.gate.set()
         answers = [robot.receive() for robot in robots]
-        assert [a.body["batch"] for a in answers] == [1, 3, 3, 3]
+        assert [said(a)["batch"] for a in answers] == [1, 3, 3, 3]
         assert critic.batches == [(3, 4)]
         for number, answer in enumerate(answers):
             alone = Steerer(FakePolicy(), FakeCritic(), SteeringConfig(k=4))
             alone.observe(observation(0.1 * number))
             chunk, _, decision = alone.plan(number)
             assert np.array_equal(answer.arrays["actions"], chunk.actions)
-            assert answer.body["index"] == decision.index
+            assert said(answer)["index"] == decision.index
         for robot in robots:
             robot.__exit__()
 

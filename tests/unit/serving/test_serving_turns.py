@@ -22,7 +22,7 @@ from valueguide.serving.server import ServerSettings
 from valueguide.testing.fakes import FakePolicy
 from valueguide.transport import link as link_module
 from valueguide.transport.link import ServerLink
-from valueguide.transport.messages import DecideReply, PolicyFacts, Welcome, decision_message, welcome_body
+from valueguide.transport.messages import DecideReply, PolicyFacts, Welcome, body_of, decision_message
 from valueguide.transport.pending import LinkSettings, Pending
 from valueguide.transport.wire import Message, decode, encode
 from valueguide.types import Candidates, Decision, Observation
@@ -49,7 +49,7 @@ class ByHand:
 
     def welcome(self) -> None:
         name, seq = self.take("hello")
-        body = welcome_body(Welcome("here", PolicyFacts("p", 2, 3), None))
+        body = body_of(Welcome("here", PolicyFacts("p", 2, 3), None))
         self.socket.send_multipart([name, *encode(Message("welcome", 7, 1, seq, body=body))])
 
     def decide(self, asked: tuple[bytes, int], value: float) -> None:
