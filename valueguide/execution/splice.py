@@ -5,7 +5,8 @@ will have executed `committed` and then the candidate's remaining steps: exactly
 
 A candidate of increments leads along a path from where the arm was seen. Cut off its first steps, and what
 they were to correct is never corrected: with every chunk asked for ahead of time, the arm would keep the
-same error for ever. So the steps that are left catch up with the candidate's own path.
+same error for ever. So the steps that are left catch up with the candidate's own path; not in one step, or
+the arm would jump from one candidate's way to another's and press hard on what it touches (docs/faults.md).
 """
 
 from __future__ import annotations
@@ -41,10 +42,10 @@ def splice(
     """committed: float32 (D, A), D < H, replaces the first D steps of each of the K candidates.
 
     absolute: the actions are positions, so a candidate is moved to start where the committed actions
-    end; the shift fades over `blend` steps.
+    end; the shift fades evenly over `blend` steps, and is gone in the one after them.
     increments: float32 (2, A), the lowest and highest value in one step of each dimension that adds to the
     last; a dimension that does not, such as a gripper's opening, has 0 and 0. What the committed actions
-    lack of the candidate's way is made up for by its next steps, as fast as these limits let it.
+    lack of the candidate's way is made up for by its next steps, likewise, where these limits let it.
     Raises DataError when sizes differ or nothing of a candidate would be left.
     """
     committed = np.asarray(committed, np.float32)
@@ -65,19 +66,19 @@ def splice(
         fade = 1 - np.arange(1, steps + 1, dtype=np.float32) / (blend + 1)
         actions[:, count : count + steps] += fade[None, :, None] * shift[:, None]
     if increments is not None:
-        _catch_up(actions, committed, increments)
+        _catch_up(actions, committed, increments, blend)
     actions[:, :count] = committed
     return Candidates(actions)
 
 
-def _catch_up(actions: Float32, committed: Float32, increments: Float32) -> None:
+def _catch_up(actions: Float32, committed: Float32, increments: Float32, blend: int) -> None:
     """Changes the steps of `actions` (K, H, A) after the committed ones so that they return to their path."""
     low, high = np.asarray(increments, np.float32)
     adds = low < high
     count = len(committed)
     behind = np.where(adds, actions[:, :count].sum(axis=1) - committed.sum(axis=0), 0.0)
     for step in range(count, actions.shape[1]):
-        planned = actions[:, step].copy()
+        planned, share = actions[:, step].copy(), behind / max(1, blend + 1 - (step - count))
         # A step beyond the limits would be cut down to them anyway, and what is cut off be lost.
-        actions[:, step] = np.where(adds, np.clip(planned + behind, low, high), planned)
+        actions[:, step] = np.where(adds, np.clip(planned + share, low, high), planned)
         behind += planned - actions[:, step]

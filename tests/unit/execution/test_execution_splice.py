@@ -55,28 +55,56 @@ def test_a_seam_of_positions_is_no_larger_than_the_candidates_own_steps() -> Non
 STEP = increments(np.float32([-0.1, -1, 0]), np.float32([0.1, 1, 1]), kept=(2,))
 
 
-def test_increments_catch_up_with_the_candidates_path_as_fast_as_the_limits_let_them() -> None:
-    planned = np.float32([[[0.1, 0.5, 1], [0.1, 0, 1], [0.0, 0, 0], [0.0, 0, 0], [0.0, 0.2, 0], [0, 0, 0]]])
-    committed = np.zeros((2, 3), np.float32)
-    out = splice(Candidates(planned), committed, absolute=False, increments=STEP).actions[0]
-    np.testing.assert_allclose(out[:, 0], [0, 0, 0.1, 0.1, 0, 0], atol=1e-6)  # 0.2 behind, 0.1 a step
-    np.testing.assert_allclose(out[:, 1], [0, 0, 0.5, 0, 0.2, 0], atol=1e-6)  # made up for at once
-    np.testing.assert_array_equal(out[:, 2], [0, 0, 0, 0, 0, 0])  # no increment: as planned
-    np.testing.assert_allclose(out[:, :2].sum(axis=0), planned[0, :, :2].sum(axis=0), atol=1e-6)
+PLANNED = np.zeros((1, 8, 3), np.float32)
+PLANNED[0, :5] = [[0.1, 0.4, 1], [0.1, 0, 1], [0, 0, 0], [0, 0, 0], [0, 0.2, 0]]
+NOTHING = np.zeros((2, 3), np.float32)
+
+
+def test_increments_catch_up_with_the_candidates_path_evenly() -> None:
+    out = splice(Candidates(PLANNED), NOTHING, absolute=False, increments=STEP).actions[0]
+    np.testing.assert_allclose(out[:, 0], [0, 0, 0.05, 0.05, 0.05, 0.05, 0, 0], atol=1e-6)  # 0.2 behind
+    np.testing.assert_allclose(out[:, 1], [0, 0, 0.1, 0.1, 0.3, 0.1, 0, 0], atol=1e-6)  # 0.4, beside its own
+    np.testing.assert_array_equal(out[:, 2], np.zeros(8))  # no increment: as planned
+    np.testing.assert_allclose(out[:, :2].sum(axis=0), PLANNED[0, :, :2].sum(axis=0), atol=1e-6)
+
+
+def test_without_a_blend_they_catch_up_as_fast_as_the_limits_let_them() -> None:
+    out = splice(Candidates(PLANNED), NOTHING, absolute=False, blend=0, increments=STEP).actions[0]
+    np.testing.assert_allclose(out[:, 0], [0, 0, 0.1, 0.1, 0, 0, 0, 0], atol=1e-6)  # 0.2 behind, 0.1 a step
+    np.testing.assert_allclose(out[:, 1], [0, 0, 0.4, 0, 0.2, 0, 0, 0], atol=1e-6)
+
+
+def test_what_the_limits_keep_from_one_step_the_later_ones_make_up_for() -> None:
+    planned = PLANNED.copy()
+    planned[0, 2:4, 0] = 0.1
+    out = splice(Candidates(planned), NOTHING, absolute=False, increments=STEP).actions[0]
+    np.testing.assert_allclose(out[:, 0], [0, 0, 0.1, 0.1, 0.1, 0.1, 0, 0], atol=1e-6)
 
 
 def test_committed_steps_that_went_too_far_are_taken_back() -> None:
-    planned = np.zeros((1, 4, 3), np.float32)
+    planned = np.zeros((1, 6, 3), np.float32)
     out = splice(Candidates(planned), np.float32([[0.1, -1, 1]]), absolute=False, increments=STEP).actions[0]
-    np.testing.assert_allclose(out[:, 0], [0.1, -0.1, 0, 0], atol=1e-6)
-    np.testing.assert_allclose(out[:, 1], [-1, 1, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(out[:, 0], [0.1, -0.025, -0.025, -0.025, -0.025, 0], atol=1e-6)
+    np.testing.assert_allclose(out[:, 1], [-1, 0.25, 0.25, 0.25, 0.25, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_increments_return_to_their_path_as_positions_do(count: int) -> None:
+    """The same plan and commitment, said in increments and in positions."""
+    rng = np.random.default_rng(count)
+    plan = rng.normal(0, 0.1, (4, 10, 2)).astype(np.float32)
+    committed = rng.normal(0, 0.1, (count, 2)).astype(np.float32)
+    wide = np.float32([[-9, -9], [9, 9]])
+    steps = splice(Candidates(plan), committed, absolute=False, increments=wide).actions
+    places = splice(Candidates(plan.cumsum(axis=1)), committed.cumsum(axis=0), absolute=True).actions
+    np.testing.assert_allclose(steps.cumsum(axis=1), places, atol=1e-5)
 
 
 def test_each_candidate_catches_up_on_its_own_and_the_proposal_is_left_alone() -> None:
     proposed = Candidates(np.float32([[[0.1, 0, 0], [0, 0, 0]], [[-0.1, 0, 0], [0, 0, 0]]]))
     before = proposed.actions.copy()
     out = splice(proposed, np.zeros((1, 3)), absolute=False, increments=STEP).actions
-    np.testing.assert_allclose(out[:, 1, 0], [0.1, -0.1], atol=1e-6)
+    np.testing.assert_allclose(out[:, 1, 0], [0.025, -0.025], atol=1e-6)
     np.testing.assert_array_equal(proposed.actions, before)
 
 
@@ -85,7 +113,7 @@ def test_an_error_that_only_a_chunks_first_steps_correct_goes_away_with_every_ch
     left = {}
     for name, limits in (("without", None), ("with", STEP)):
         position, committed = 0.5, np.zeros((1, 3), np.float32)
-        for _ in range(40):
+        for _ in range(80):
             plan = np.zeros((1, 3, 3), np.float32)
             plan[0, 0, 1] = -position  # would be at 0 after its first step
             ran = splice(Candidates(plan), committed, absolute=False, increments=limits).actions[0]
