@@ -45,7 +45,8 @@ def splice(
     end; the shift fades evenly over `blend` steps, and is gone in the one after them.
     increments: float32 (2, A), the lowest and highest value in one step of each dimension that adds to the
     last; a dimension that does not, such as a gripper's opening, has 0 and 0. What the committed actions
-    lack of the candidate's way is made up for by its next steps, likewise, where these limits let it.
+    lack of the candidate's way is made up for by its next steps likewise; what these limits keep from them
+    by the steps after.
     Raises DataError when sizes differ or nothing of a candidate would be left.
     """
     committed = np.asarray(committed, np.float32)

@@ -219,7 +219,11 @@ class Server:
         if self._stop.is_set():
             self._refuse(identity, None, message.seq, received_ns, "draining", "this server ends")
             return
-        name = read_hello(message).name[:64]
+        try:
+            name = read_hello(message).name[:64]
+        except DataError as error:
+            self._refuse(identity, None, message.seq, received_ns, "message", str(error))
+            return
         session = self._sessions.open(identity, name, user, message.seq, now)
         if session is None:
             text = f"sessions: expected at most {self.settings.max_sessions}, found one more"

@@ -377,11 +377,10 @@ class ServerLink:
     def _take_refusal(self, message: Message, pending: Pending | None) -> None:
         try:
             refusal = read_refusal(message)
-        except DataError as error:
-            refusal = Refusal(text=str(error))  # refused all the same: who asked must not wait longer
-        code, text = refusal.code, refusal.text
-        self.counters.refused += 1
-        why = f"refused ({code}): {text}"
+        except DataError as error:  # refused all the same: who asked must not wait longer
+            refusal = Refusal("unreadable", str(error))
+        code, self.counters.refused = refusal.code, self.counters.refused + 1
+        why = f"refused ({code}): {refusal.text}"
         if pending is not None and self._session and code == "no_session" and not pending.repeats:
             self._open[pending.seq] = pending  # the server did not look at it
         elif pending is not None:
@@ -390,7 +389,7 @@ class ServerLink:
             self.trouble = why
         elif code == "no_session":
             self._greet_again(why)
-        elif code == "draining":
+        elif code in ("draining", "unreadable"):
             self._give_up(why)
 
     def _take_answer(self, message: Message, pending: Pending, now_ns: int) -> None:

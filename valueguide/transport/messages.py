@@ -202,7 +202,7 @@ def read_refusal(message: Message) -> Refusal:
 
 
 def decide_message(request: DecideRequest) -> tuple[Raw, dict[str, Any]]:
-    """(body, arrays) of a request. Raises DataError for what `read_decide` would refuse."""
+    """(body, arrays) of a request. Raises DataError for a body that `read_decide` would refuse."""
     arrays: dict[str, Any] = {}
     for number, observation in enumerate(request.window):
         arrays[f"{number}/state"] = observation.state
@@ -232,17 +232,13 @@ def decide_message(request: DecideRequest) -> tuple[Raw, dict[str, Any]]:
             deadline_s=request.deadline_s if math.isfinite(request.deadline_s) else UNSET,
         )
     )
-    unpack(_decide, packed, "body")
+    _spread_limit(unpack(_decide, packed, "body"))
     return Raw(packed), arrays
 
 
 def read_decide(message: Message) -> DecideRequest:
     """The request in a message. Raises DataError."""
     asked = unpack(_decide, message.body, "body")
-    limit = asked.spread_limit
-    if isinstance(limit, str) and limit != CALIBRATED:
-        expected = f"a number of at least 0, {CALIBRATED!r} or nil"
-        raise DataError(mismatch("message", "spread_limit", expected, repr(limit)))
     return DecideRequest(
         window=tuple(_read_observation(message, number, seen) for number, seen in enumerate(asked.window)),
         seed=asked.seed,
@@ -251,7 +247,7 @@ def read_decide(message: Message) -> DecideRequest:
         execute=asked.execute,
         aggregate=asked.aggregate,
         deadline_s=math.inf if isinstance(asked.deadline_s, UnsetType) else asked.deadline_s,
-        spread_limit=None if limit is None else CALIBRATED if isinstance(limit, str) else limit,
+        spread_limit=_spread_limit(asked),
         shadow=asked.shadow,
         guided=asked.guided,
         committed=_array(message, "committed", "float32", 2),
@@ -260,6 +256,16 @@ def read_decide(message: Message) -> DecideRequest:
         candidates=_read_candidates(message),
         want_candidates=asked.want_candidates,
     )
+
+
+def _spread_limit(asked: _Decide) -> float | Literal["calibrated"] | None:
+    limit = asked.spread_limit
+    if not isinstance(limit, str):
+        return limit
+    if limit != CALIBRATED:
+        expected = f"a number of at least 0, {CALIBRATED!r} or nil"
+        raise DataError(mismatch("message", "spread_limit", expected, repr(limit)))
+    return CALIBRATED
 
 
 def _array(message: Message, name: str, kind: str, dimensions: int) -> NDArray[Any] | None:

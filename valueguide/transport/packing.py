@@ -69,6 +69,6 @@ def _value(packed: bytes | memoryview | msgspec.Raw, path: str) -> str:
         value = msgspec.msgpack.decode(packed)
         for key, index in re.findall(r"\.(\w+)|\[([0-9.]+)\]", path):
             value = value[key] if key else value[int(index)]
+        return repr(value)[:40]  # nested too deeply to be shown, perhaps
     except (ValueError, LookupError, TypeError, RecursionError):
         return "another value"
-    return repr(value)[:40]

@@ -132,7 +132,7 @@ def encode(message: Message, pictures: str = "raw", limits: Limits = LIMITS) -> 
 
 
 def decode(frames: Sequence[Frame], limits: Limits = LIMITS) -> Message:
-    """The message in these frames. Its body and large raw arrays share memory with them and are read-only.
+    """The message in these frames. Large raw arrays share memory with them and are read-only.
 
     Unknown fields are ignored. Raises DataError for anything that is no message of this version.
     """
@@ -140,6 +140,8 @@ def decode(frames: Sequence[Frame], limits: Limits = LIMITS) -> Message:
         raise DataError(mismatch(_WHERE, "frames", "a header", "none"))
     _check_sizes(frames, limits)
     header = unpack(_header, _versioned(frames[0]), "header")
+    if not _is_map(header.body):
+        raise DataError(mismatch(_WHERE, "body", "a map", "another value"))
     if len(header.arrays) != len(frames) - 1:
         raise DataError(mismatch(_WHERE, "array frames", len(header.arrays), len(frames) - 1))
     arrays: dict[str, NDArray[Any]] = {}
@@ -159,6 +161,11 @@ def decode(frames: Sequence[Frame], limits: Limits = LIMITS) -> Message:
         header.body,
         arrays,
     )
+
+
+def _is_map(packed: Raw) -> bool:
+    first = memoryview(packed)[0]
+    return first & 0xF0 == 0x80 or first in (0xDE, 0xDF)
 
 
 def _check_sizes(frames: Sequence[Frame], limits: Limits) -> None:

@@ -160,10 +160,12 @@ def test_an_answer_of_another_session_is_no_answer() -> None:
             assert pending.result().reply.executed_length == 3
             pending = connection.ask(request(), 10.0)
             answer("refused", 7, msgspec.Raw(pack({"code": 3})), {})
-            with pytest.raises(
-                LinkError, match="code: expected str, found int"
-            ):  # and not only at its deadline
+            asked = time.monotonic()
+            with pytest.raises(LinkError, match="code: expected str, found int"):
                 pending.result()
+            assert time.monotonic() - asked < 5.0  # and not only at its deadline
+            # It may have been "no_session": it connects anew, after `retry_s`.
+            assert connection.trouble.startswith("refused (unreadable)")
 
 
 def test_a_closed_link_says_so() -> None:

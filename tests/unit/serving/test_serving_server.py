@@ -157,10 +157,13 @@ def test_what_is_no_message_is_refused_and_harms_nobody() -> None:
                 )
             ),
             encode(Message("dance", session=robot.session, seq=52)),
+            encode(Message("hello", seq=53, body=msgspec.Raw(pack({"name": 5})))),
         ]
         for frames in rubbish:
             robot.send(frames)
-            assert code(robot.receive()) == "message"
+            refusal = robot.receive()
+            assert code(refusal) == "message"
+        assert refusal.answers == 53 and "name: expected str, found int" in said(refusal)["text"]
         robot.seq = 60
         assert robot.ask("decide", request()).kind == "decision"
 

@@ -32,6 +32,8 @@ from valueguide.transport.messages import (
     decision_message,
     read_decide,
     read_decision,
+    read_hello,
+    read_refusal,
     read_welcome,
 )
 from valueguide.transport.packing import pack
@@ -221,6 +223,8 @@ def test_another_version_is_refused_in_one_clear_line() -> None:
         ([with_header(seq=True)], "seq"),
         ([with_header(seq=1.0)], "seq"),
         ([with_header(seq=1 << 63)], "seq: expected int <= 9223372036854775807, found 9223372036854775808"),
+        ([with_header(body=[])], "body: expected a map"),
+        ([with_header(body=5)], "body: expected a map"),
         ([with_header(session="1")], "session: expected int, found str"),
         ([with_header(offset_ns=0.5)], "offset_ns: expected int . null, found float"),
         ([b"VGW\x01" + msgpack.packb({"seq": 1})], "header: object missing required field kind"),
@@ -298,6 +302,9 @@ def test_what_a_receiver_would_refuse_is_not_sent(message: Message) -> None:
         ({"seed": 1 << 63}, "seed: expected int <= 9223372036854775807, found 9223372036854775808"),
         ({"beta": float("nan")}, "beta: expected float >= 0.0, found nan"),
         ({"beta": "1"}, "beta: expected float, found str"),
+        ({"beta": True}, "beta: expected float, found bool"),
+        ({"beta": -1}, "beta: expected float >= 0.0, found -1"),
+        ({"deadline_s": float("nan")}, "deadline_s: expected float > 0.0, found nan"),
         ({"deadline_s": 0.0}, "deadline_s: expected float > 0.0, found 0.0"),
         ({"spread_limit": "some"}, "spread_limit: expected a number of at least 0, 'calibrated' or nil"),
         ({"spread_limit": -1.0}, "spread_limit: expected float >= 0.0, found -1.0"),
@@ -313,6 +320,25 @@ def test_what_is_no_request_is_refused(body: Any, says: str) -> None:
         read_decide(message._replace(body=packed(body)))
 
 
+@pytest.mark.parametrize("size", [[0, 5], [5], [1 << 17, 5], ["5", 5], 5])
+def test_a_welcome_with_a_camera_that_cannot_be_is_refused(size: Any) -> None:
+    policy = {"version": "p", "action_dim": 2, "horizon": 3, "cameras": {"front": size}}
+    with pytest.raises(DataError, match="policy.cameras"):
+        read_welcome(Message("welcome", body=packed({"server": "s", "policy": policy})))
+
+
+@pytest.mark.parametrize("read", [read_decide, read_decision, read_refusal])
+def test_what_is_nested_as_deeply_as_can_be_is_refused_like_anything_else(read: Any) -> None:
+    """A value that can be unpacked, only just, and not be shown; behind a wrong one of the same name."""
+    wrong = {"window": [[]] * 9, "index": -1, "text": 5}
+    for depth in range(900, 1600):
+        body = b"\xdf" + struct.pack(">I", 2 * len(wrong))
+        body += b"".join(msgpack.packb(name) + msgpack.packb(value) for name, value in wrong.items())
+        body += b"".join(msgpack.packb(name) + b"\x91" * depth + b"\x90" for name in wrong)
+        with pytest.raises(DataError):
+            read(Message("x", body=Raw(body)))
+
+
 def test_unknown_fields_of_a_body_are_skipped_whatever_they_are() -> None:
     message = vectors.examples()["decide_raw"][0]
     new = {"new": b"bytes", "time": msgpack.Timestamp(1), "list": [[[[[[[[[{"a": 1}]]]]]]]]]}
@@ -320,7 +346,9 @@ def test_unknown_fields_of_a_body_are_skipped_whatever_they_are() -> None:
     assert read_decide(message._replace(body=body)).seed == 7
 
 
-@pytest.mark.parametrize("wrong", [{"k": 0}, {"seed": -1}, {"beta": -1.0}, {"execute": 0}, {"window": ()}])
+@pytest.mark.parametrize(
+    "wrong", [{"k": 0}, {"seed": -1}, {"beta": -1.0}, {"spread_limit": "some"}, {"window": ()}]
+)
 def test_a_request_that_would_be_refused_is_not_sent(wrong: dict[str, Any]) -> None:
     with pytest.raises(DataError, match=next(iter(wrong))):
         decide_message(dataclasses.replace(request(), **wrong))
@@ -440,7 +468,7 @@ def read_all(frames: list[bytes]) -> None:
         message = decode(frames)
     except ValueguideError:
         return
-    for read in (read_decide, read_decision, read_welcome):
+    for read in (read_hello, read_decide, read_decision, read_welcome, read_refusal):
         with contextlib.suppress(ValueguideError):
             read(message)
 
