@@ -87,8 +87,9 @@ def measure(
     log = out / "episodes.jsonl"
     before = finished_rows(log, plan.to_json(), ("tasks", "conditions", "episodes"))
     rows = {(row["condition"], row["task"], row["episode"]): row for row in before}
-    for row in before:
-        on_episode(row)
+    for job in plan.jobs():  # rows of other conditions may be there, too
+        if job in rows:
+            on_episode(rows[job])
     with Stand(plan, suite) as stand, log.open("a") as file:
         for job in plan.jobs():
             if job in rows:

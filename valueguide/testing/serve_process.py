@@ -26,8 +26,17 @@ class Serve:
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
-        assert self.process.stderr is not None
         self.lines: list[str] = []
+        try:
+            self._wait()
+        except BaseException:  # a Ctrl-C too: nobody else knows of it yet
+            self.process.kill()
+            self.process.communicate()
+            raise
+        threading.Thread(target=lambda: self.lines.extend(self.process.stderr or []), daemon=True).start()
+
+    def _wait(self) -> None:
+        assert self.process.stderr is not None
         for text in self.process.stderr:
             self.lines.append(text)
             found = re.search(r"at (tcp://\S+); (http://\S+)/health", text)
@@ -36,7 +45,6 @@ class Serve:
                 break
         else:
             raise AssertionError("".join(self.lines))
-        threading.Thread(target=lambda: self.lines.extend(self.process.stderr or []), daemon=True).start()
 
     def read(self, path: str) -> str:
         return str(urllib.request.urlopen(f"{self.page}{path}").read().decode())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 
 from valueguide.bench import link_kills
-from valueguide.bench.link import CONDITIONS, LinkPlan, digest
+from valueguide.bench.link import CONDITIONS, LinkPlan, Stand, digest, measure
 from valueguide.bench.link_kills import Killer
 from valueguide.bench.link_report import report, table
 from valueguide.evaluation.arms import ArmSettings
@@ -158,6 +160,24 @@ def test_every_condition_of_an_episode_runs_next_to_the_others() -> None:
     plan = LinkPlan("wxai-state", ("a", "b"), CONDITIONS[:2], 2, 5, settings)
     assert plan.jobs()[:4] == [(c, t, 0) for t in "ab" for c in CONDITIONS[:2]]
     assert len(plan.jobs()) == 8 and "device" not in plan.to_json()["settings"]
+
+
+def test_a_part_of_what_was_measured_is_told_of_that_part_only(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(
+        Stand, "run", lambda self, condition, task, j: _row(condition, j, True) | {"task": task}
+    )
+    plan = LinkPlan("wxai-state", ("a",), CONDITIONS[:2], 2, 5, ArmSettings("p", "c"))
+    suite: Any = None
+    assert len(measure(plan, suite, tmp_path)) == 4
+    monkeypatch.setattr(Stand, "run", None)  # all is there
+    told: list[dict[str, Any]] = []
+    rows = measure(replace(plan, conditions=CONDITIONS[1:2]), suite, tmp_path, told.append)
+    assert rows == told and [(row["condition"], row["episode"]) for row in rows] == [
+        ("serve", 0),
+        ("serve", 1),
+    ]
 
 
 def test_the_digest_is_of_every_bit_of_every_action() -> None:
