@@ -18,6 +18,8 @@ COLORS = {
 _FALLBACK = "#3aa58f"
 _WIDTH = 960
 _LEFT, _TOP = 46, 14
+#: Room that a number under an axis needs.
+_TICK = 36
 
 
 #: Of a plot outside a page: dark on white, as a viewer of plain files or a README shows it.
@@ -143,7 +145,8 @@ def curves(
         legend = _LEFT + 20 + 120 * number
         parts.append(f'<rect x="{legend}" y="{height - 14}" width="12" height="12" rx="2" fill="{fill}"/>')
         parts.append(f'<text x="{legend + 18}" y="{height - 4}" class="start">{escape(name)}</text>')
-    for x in sorted({x for x, *_ in points}):
+    ticks = sorted({x for x, *_ in points})
+    for x in ticks[:: math.ceil(_TICK * len(ticks) / (width - _LEFT - 60)) or 1]:  # those that have room
         place = _LEFT + 24 + (width - _LEFT - 60) * (x - left) / span
         parts.append(f'<text x="{place:.1f}" y="{base + 18}" class="label">{x:g}</text>')
     parts.append(f'<text x="{width / 2}" y="{base + 38}" class="label">{escape(axis)}</text>')
