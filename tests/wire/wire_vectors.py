@@ -26,9 +26,18 @@ def picture(height: int, width: int) -> np.ndarray[Any, Any]:
     return np.stack([rows * 4, columns * 4, (rows + columns) * 2], axis=-1).astype(np.uint8)
 
 
+def packed(body: Any) -> msgspec.Raw:
+    """A message's body from plain values, whatever they are."""
+    return msgspec.Raw(pack(body))
+
+
+def plain(body: msgspec.Raw) -> Any:
+    """The values in a message's body."""
+    return msgspec.msgpack.decode(body)
+
+
 def examples() -> dict[str, tuple[Message, str]]:
     """Name -> (message, how its pictures travel)."""
-    body = lambda values: msgspec.Raw(pack(values))  # noqa: E731
     observation = {
         "0/state": np.array([0.5, -1.25, 3.0], np.float32),
         "0/environment_state": np.array([1e-3, float("inf")], np.float32),
@@ -48,7 +57,7 @@ def examples() -> dict[str, tuple[Message, str]]:
         "want_candidates": True,
     }
     request = Message(
-        "decide", 2**62 + 1, 3, 0, 1000, 0, 500_001_000, -250, body=body(decide), arrays=observation
+        "decide", 2**62 + 1, 3, 0, 1000, 0, 500_001_000, -250, body=packed(decide), arrays=observation
     )
     candidates = np.arange(12, dtype=np.float32).reshape(2, 3, 2) / 8
     answer = Message(
@@ -58,7 +67,7 @@ def examples() -> dict[str, tuple[Message, str]]:
         3,
         2000,
         1500,
-        body=body(
+        body=packed(
             {
                 "index": 1,
                 "reason": "argmax",
@@ -95,9 +104,12 @@ def examples() -> dict[str, tuple[Message, str]]:
         "decide_png": (request, "png"),
         "decide_jpeg": (request, "jpeg"),
         "decision": (answer, "raw"),
-        "refused": (Message("refused", 5, 9, 2, body=body({"code": "late", "text": "zu spät: ½ s"})), "raw"),
+        "refused": (
+            Message("refused", 5, 9, 2, body=packed({"code": "late", "text": "zu spät: ½ s"})),
+            "raw",
+        ),
         "array_types": (
-            Message("test", body=body({"null": None, "list": [1, -2, 0.5]}), arrays=types),
+            Message("test", body=packed({"null": None, "list": [1, -2, 0.5]}), arrays=types),
             "raw",
         ),
     }
@@ -125,7 +137,7 @@ def described(message: Message, pictures: str) -> dict[str, Any]:
     return {
         "pictures": pictures,
         **{name: getattr(message, name) for name in scalars},
-        "body": msgspec.msgpack.decode(message.body),
+        "body": plain(message.body),
         "arrays": [
             {"name": n, "dtype": names[a.dtype], "shape": list(a.shape), "hex": a.tobytes().hex()}
             for n, a in message.arrays.items()
@@ -140,7 +152,7 @@ def restored(facts: dict[str, Any]) -> Message:
         a["name"]: np.frombuffer(bytes.fromhex(a["hex"]), DTYPES[a["dtype"]]).reshape(a["shape"])
         for a in facts["arrays"]
     }
-    return Message(**fields, body=msgspec.Raw(pack(facts["body"])), arrays=arrays)
+    return Message(**fields, body=packed(facts["body"]), arrays=arrays)
 
 
 def main() -> None:

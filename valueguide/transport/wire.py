@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import numpy as np
 from msgspec import Meta, Raw, Struct
 from msgspec.msgpack import Decoder
+from msgspec.structs import astuple
 from numpy.typing import NDArray
 
 from valueguide.errors import DataError, mismatch
@@ -58,8 +59,22 @@ LIMITS = Limits()
 NOTHING = Raw(b"\x80")
 
 
-class Message(NamedTuple):
-    """One message, either way. A tuple, because a frozen dataclass takes three times as long to make.
+class _Fields(Struct, frozen=True):
+    """What a message and its header share, in the order of the wire."""
+
+    kind: _Name
+    session: Whole = 0
+    seq: Whole = 0
+    answers: Whole = 0
+    sent_ns: Whole = 0
+    received_ns: Whole = 0
+    deadline_ns: Whole = 0
+    offset_ns: Signed | None = None
+    body: Raw = NOTHING
+
+
+class Message(_Fields, frozen=True):
+    """One message, either way.
 
     kind: what it is, and so what `body` and `arrays` hold. session: given by the server, 0 before.
     seq: counts up, in each direction of a session. answers: the `seq` that this replies to, or 0.
@@ -69,15 +84,6 @@ class Message(NamedTuple):
     body: a msgpack map. arrays: name -> uint8, int64, float32 or float64, up to 4 dimensions.
     """
 
-    kind: str
-    session: int = 0
-    seq: int = 0
-    answers: int = 0
-    sent_ns: int = 0
-    received_ns: int = 0
-    deadline_ns: int = 0
-    offset_ns: int | None = None
-    body: Raw = NOTHING
     arrays: Mapping[str, NDArray[Any]] = _EMPTY
 
 
@@ -90,18 +96,9 @@ class _Entry(Struct, frozen=True):
     encoding: _Name = "raw"
 
 
-class _Header(Struct):
-    """On the wire, in this order."""
+class _Header(_Fields, frozen=True):
+    """What is packed: a table in place of the arrays."""
 
-    kind: _Name
-    session: Whole = 0
-    seq: Whole = 0
-    answers: Whole = 0
-    sent_ns: Whole = 0
-    received_ns: Whole = 0
-    deadline_ns: Whole = 0
-    offset_ns: Signed | None = None
-    body: Raw = NOTHING
     arrays: list[_Entry] = []
 
 
@@ -124,7 +121,7 @@ def encode(message: Message, pictures: str = "raw", limits: Limits = LIMITS) -> 
         entry = _entry_for(limits.elements, name, array.dtype, pictures, array.shape)
         table.append(entry)
         frames.append(_packed_array(array, entry))
-    packed = pack(_Header(*message[:-1], table))
+    packed = pack(_Header(*astuple(message)[:-1], table))  # type: ignore[call-arg]
     unpack(_header, packed, "header")
     frames[0] = _PREFIX + packed
     _check_sizes(frames, limits)
@@ -149,18 +146,7 @@ def decode(frames: Sequence[Frame], limits: Limits = LIMITS) -> Message:
         if entry.name in arrays:
             raise DataError(mismatch(_WHERE, "array names", "each once", f"{entry.name!r} twice"))
         arrays[entry.name] = _unpacked_array(entry, frame, limits.elements)
-    return Message(
-        header.kind,
-        header.session,
-        header.seq,
-        header.answers,
-        header.sent_ns,
-        header.received_ns,
-        header.deadline_ns,
-        header.offset_ns,
-        header.body,
-        arrays,
-    )
+    return Message(*astuple(header)[:-1], arrays)  # type: ignore[call-arg]
 
 
 def _is_map(packed: Raw) -> bool:
